@@ -1,0 +1,79 @@
+"""Per-parameter networks in the two forms that are fast.
+
+Both treat features as *separate or leading-axis* arrays; a trailing feature axis turns
+stacking into a scatter and costs 3 to 10 times (see docs on performance).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Dense(NamedTuple):
+    """One layer: ``y_j = b_j + sum_i w_ij x_i``."""
+
+    w: Float[Array, "inputs outputs"]
+    b: Float[Array, "outputs"]
+
+
+def dense(key: PRNGKeyArray, inputs: int, outputs: int, *, gain: float = 1.0) -> Dense:
+    """Truncated-normal weights of std ``gain / sqrt(inputs)``, zero bias."""
+    w = jax.random.truncated_normal(key, -2.0, 2.0, (inputs, outputs), jnp.float32)
+    return Dense(w * (gain / 0.87962566 / inputs**0.5), jnp.zeros((outputs,)))
+
+
+def mlp(key: PRNGKeyArray, widths: Sequence[int], *, last_gain: float = 1.0):
+    """Layers of the given widths, inputs first; the last scaled by ``last_gain``."""
+    gains = [1.0] * (len(widths) - 2) + [last_gain]
+    keys = jax.random.split(key, len(gains))
+    return tuple(
+        dense(k, m, n, gain=g)
+        for k, m, n, g in zip(keys, widths[:-1], widths[1:], gains, strict=True)
+    )
+
+
+def unrolled(layers: Sequence[Dense], features: Sequence[Array]) -> list[Array]:
+    """A small relu MLP as one elementwise expression: XLA fuses it into one SIMD loop.
+
+    For hidden widths up to 16; compile time grows with the number of weights.
+
+    Args:
+      layers: the network, shared by all parameters.
+      features: one array per input, equal shapes.
+
+    Returns:
+      One array per output, of the features' shape.
+    """
+    values = list(features)
+    for depth, (w, b) in enumerate(layers):
+        sums = []
+        for j in range(w.shape[1]):
+            total = b[j] + w[0, j] * values[0]
+            for i in range(1, len(values)):
+                total = total + w[i, j] * values[i]
+            sums.append(total)
+        last = depth == len(layers) - 1
+        values = sums if last else [jax.nn.relu(s) for s in sums]
+    return values
+
+
+def stacked(layers: Sequence[Dense], features: Array) -> Array:
+    """A relu MLP as matrix products over ``[features, ...]``; for widths from 32 up.
+
+    Args:
+      layers: the network, shared by all parameters.
+      features: inputs on the leading axis, ``[inputs, *shape]``.
+
+    Returns:
+      ``[outputs, *shape]``.
+    """
+    values = features
+    for depth, (w, b) in enumerate(layers):
+        bias = b.reshape((-1,) + (1,) * (values.ndim - 1))
+        values = jnp.tensordot(w, values, axes=((0,), (0,))) + bias
+        if depth < len(layers) - 1:
+            values = jax.nn.relu(values)
+    return values

@@ -1,0 +1,211 @@
+"""The one contract of this package: an optimizer is a function from theta to optax.
+
+`LearnedOptimizer` is the protocol everything else is written against. `Rule` is how
+the optimizers here implement it: an update written once against a `Layout`, from which
+the base class makes the public per-tensor transform. Meta-training runs the very same
+rule on the flat layout.
+"""
+
+import abc
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+
+from learned_opt.layout import Field, Layout, PerTensor
+
+Theta = Any  # meta-parameters: a pytree of float32 arrays
+
+
+@runtime_checkable
+class LearnedOptimizer(Protocol):
+    """A function from meta-parameters ``theta`` to an optax transform."""
+
+    def init(self, key: PRNGKeyArray) -> Theta:
+        """Fresh meta-parameters, a pytree of float32."""
+        ...
+
+    def transform(
+        self, theta: Theta, *, num_steps: ArrayLike | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """The optax transform that ``theta`` describes, for a run of ``num_steps``."""
+        ...
+
+
+class Signals(NamedTuple):
+    """What a rule may know beside gradients and parameters; None if not given."""
+
+    value: Float[Array, ""] | None = None  # training loss at the current parameters
+    valid_value: Float[Array, ""] | None = None  # validation loss, when one was taken
+    num_steps: Float[Array, ""] | None = None  # length of the whole run, in updates
+
+
+class RuleState(Protocol):
+    """What the state of every rule has in common."""
+
+    @property
+    def step(self) -> Int[Array, ""]:
+        """Updates made so far."""
+        ...
+
+    @property
+    def slots(self) -> tuple[Any, ...]:
+        """The accumulators that are fields, perhaps in nested tuples."""
+        ...
+
+
+class Rule(abc.ABC):
+    """An update rule written once, for any layout.
+
+    A final class gives ``init``, ``start`` and ``advance``. Its state is a NamedTuple
+    of arrays with at least the fields of `RuleState`. All fields it sees are float32;
+    parameters may have any floating dtype.
+    """
+
+    @abc.abstractmethod
+    def init(self, key: PRNGKeyArray) -> Theta:
+        """Fresh meta-parameters."""
+
+    @abc.abstractmethod
+    def start(self, theta: Theta, params: Field, layout: Layout) -> Any:
+        """The rule's state before the first step."""
+
+    @abc.abstractmethod
+    def advance(
+        self,
+        theta: Theta,
+        state: Any,
+        grads: Field,
+        params: Field,
+        layout: Layout,
+        signals: Signals,
+    ) -> tuple[Field, Any]:
+        """One step: what to *add* to the parameters, and the next state."""
+
+    def transform(
+        self, theta: Theta, *, num_steps: ArrayLike | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """The optax transform of this rule with meta-parameters ``theta``.
+
+        Args:
+          theta: meta-parameters, as made by ``init``.
+          num_steps: length of the whole run in updates, > 0; rules with a notion of
+            progress need it, the others ignore it.
+
+        Returns:
+          A transform whose ``update(grads, state, params, *, value, valid_value)``
+          takes the training loss as ``value`` and, on steps where one was computed,
+          the validation loss as ``valid_value`` (inside a compiled loop, NaN on the
+          other steps); rules without loss features ignore both. Its state is the
+          rule's own: a NamedTuple of float32 and int32 arrays.
+
+        Raises (from ``update``):
+          ValueError: ``params`` is missing; a signal the rule needs is missing; a leaf
+            changed its shape since ``init``.
+        """
+        horizon = None if num_steps is None else jnp.asarray(num_steps, jnp.float32)
+
+        def init_fn(params: optax.Params) -> Any:
+            return self.start(theta, _float32(params), PerTensor(params))
+
+        def update_fn(
+            updates: optax.Updates,
+            state: Any,
+            params: optax.Params | None = None,
+            *,
+            value: ArrayLike | None = None,
+            valid_value: ArrayLike | None = None,
+            **extra: Any,
+        ) -> tuple[optax.Updates, Any]:
+            del extra
+            if params is None:
+                raise ValueError(_NO_PARAMS)
+            _check_shapes(updates, params, state)
+            steps, state = self.advance(
+                theta,
+                state,
+                _float32(updates),
+                _float32(params),
+                PerTensor(params),
+                Signals(_scalar(value), _scalar(valid_value), horizon),
+            )
+            return jax.tree.map(lambda u, p: u.astype(p.dtype), steps, params), state
+
+        return optax.GradientTransformationExtraArgs(init_fn, update_fn)  # type: ignore[arg-type]
+
+
+def missing(rule: Rule, what: str, fix: str) -> ValueError:
+    """The error a rule raises when it lacks a signal that it needs."""
+    return ValueError(f"{type(rule).__name__} needs {what}: {fix}")
+
+
+def require_num_steps(rule: Rule, signals: Signals) -> Float[Array, ""]:
+    """The horizon, or the error that says how to give it."""
+    if signals.num_steps is None:
+        raise missing(
+            rule,
+            "the length of the run",
+            "make the transform with `optimizer.transform(theta, num_steps=...)`.",
+        )
+    return signals.num_steps
+
+
+def require_value(rule: Rule, signals: Signals) -> Float[Array, ""]:
+    """The training loss, or the error that says how to give it."""
+    if signals.value is None:
+        raise missing(
+            rule,
+            "the training loss",
+            "call `tx.update(grads, state, params, value=loss)`.",
+        )
+    return signals.value
+
+
+# optax keeps this sentence private; users should meet the same one everywhere.
+_NO_PARAMS = (
+    "You are using a transformation that requires the current value of parameters, "
+    "but you are not passing `params` when calling `update`."
+)
+
+
+def _float32(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+def _scalar(x: ArrayLike | None) -> Float[Array, ""] | None:
+    return None if x is None else jnp.asarray(x, jnp.float32)
+
+
+def _check_shapes(updates: Any, params: Any, state: RuleState) -> None:
+    structure = jax.tree.structure(params)
+    if jax.tree.structure(updates) != structure:
+        raise ValueError(
+            "gradients and parameters differ in structure:\n"
+            f"  gradients:  {jax.tree.structure(updates)}\n"
+            f"  parameters: {structure}"
+        )
+    _check_leaves(updates, params, "its gradient has")
+    is_field = lambda x: jax.tree.structure(x) == structure
+    for slot in jax.tree.leaves(state.slots, is_leaf=is_field):
+        if not is_field(slot):
+            raise ValueError(
+                "the optimizer state was made for parameters of another structure than"
+                f"\n  {structure}\ncall `init` again with these parameters."
+            )
+        _check_leaves(slot, params, "the optimizer state, made at `init`, holds")
+
+
+def _check_leaves(tree: Any, params: Any, what: str) -> None:
+    named = jax.tree_util.tree_leaves_with_path(params)
+    for (path, p), x in zip(named, jax.tree.leaves(tree), strict=True):
+        if jnp.shape(x) != jnp.shape(p):
+            raise ValueError(
+                f"parameter {_name(path)} has shape {jnp.shape(p)} but {what} "
+                f"{jnp.shape(x)}."
+            )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path) or "(the only tensor)"

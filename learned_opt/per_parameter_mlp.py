@@ -1,0 +1,99 @@
+"""The per-parameter MLP of Metz et al. 2019 (arXiv 1810.10180).
+
+A 19-32-32-2 relu network looks at one parameter at a time: its gradient, its value, six
+momenta, and eleven bounded functions of time ``tanh(t / s - 1)``. It answers with a
+direction and a magnitude:
+
+    step = -.001 direction exp(.001 magnitude)
+
+1,762 meta-parameters. Each of the first eight features is divided by its root mean
+square over the tensor. Time is not: it is the same for all elements, so dividing would
+leave only its sign. It therefore enters as part of the first bias. Momenta are not
+debiased; normalisation does that.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from learned_opt import moments, network
+from learned_opt.layout import Field, Layout
+from learned_opt.optimizer import Rule, Signals
+
+_RATES = (0.9, 0.5, 0.1, 0.01, 0.001, 0.0001)  # of momenta: 1 - decay
+_TIME_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
+_PARAM_FEATURES = 2 + len(_RATES)
+_WIDTHS = (_PARAM_FEATURES + len(_TIME_SCALES), 32, 32, 2)
+
+
+class PerParameterMLPTheta(NamedTuple):
+    """1,762 meta-parameters."""
+
+    layers: tuple[network.Dense, ...]  # 19-32-32-2
+
+
+class PerParameterMLPState(NamedTuple):
+    step: Int[Array, ""]
+    slots: tuple[Field, ...]  # means of gradients, one per decay
+
+
+@dataclasses.dataclass(frozen=True)
+class PerParameterMLP(Rule):
+    """The MLP of Metz et al. 2019; 1,762 meta-parameters.
+
+    Needs neither a loss nor ``num_steps``. State: 6 numbers per parameter.
+    """
+
+    def init(self, key: PRNGKeyArray) -> PerParameterMLPTheta:
+        return PerParameterMLPTheta(network.mlp(key, _WIDTHS))
+
+    def start(
+        self, theta: PerParameterMLPTheta, params: Field, layout: Layout
+    ) -> PerParameterMLPState:
+        del theta
+        zeros = moments.zeros(params, layout)
+        return PerParameterMLPState(jnp.zeros((), jnp.int32), (zeros,) * len(_RATES))
+
+    def advance(
+        self,
+        theta: PerParameterMLPTheta,
+        state: PerParameterMLPState,
+        grads: Field,
+        params: Field,
+        layout: Layout,
+        signals: Signals,
+    ) -> tuple[Field, PerParameterMLPState]:
+        del signals
+
+        def accumulate(g: Array, *momenta: Array) -> tuple[Array, ...]:
+            pairs = zip(momenta, _RATES, strict=True)
+            return tuple(moments.toward(m, g, rate) for m, rate in pairs)
+
+        slots = layout.map(accumulate, grads, *state.slots)
+        features = layout.map(lambda *x: jnp.stack(x), grads, params, *slots)
+        squares = layout.mean(layout.map(jnp.square, features))  # [8, tensors]
+
+        first, *rest = theta.layers
+        time = _time_features(state.step)
+        layers = (
+            network.Dense(
+                first.w[:_PARAM_FEATURES], first.b + time @ first.w[_PARAM_FEATURES:]
+            ),
+            *rest,
+        )
+
+        def update(x: Array, scale: Array) -> Array:
+            direction, magnitude = network.stacked(layers, x * scale)
+            return -0.001 * direction * jnp.exp(0.001 * magnitude)
+
+        scales = layout.spread(jax.lax.rsqrt(squares + 1e-5))
+        steps = layout.map(update, features, scales)
+        return steps, PerParameterMLPState(state.step + 1, slots)
+
+
+def _time_features(step: Int[Array, ""]) -> Float[Array, "time"]:
+    return jnp.tanh(step.astype(jnp.float32) / np.array(_TIME_SCALES) - 1.0)

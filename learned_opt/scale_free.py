@@ -1,0 +1,179 @@
+"""A small rule whose every feature is free of scale: no learning rate to tune.
+
+Each parameter sees twelve dimensionless numbers made of its gradient history (`_features`)
+and, through the first bias, how far the run has come. A 12-8-8-2 network answers with a
+correction ``d`` and a log step size ``s``:
+
+    step = -0.02 scale (m_.9 / sqrt(v_.999) + d) exp(s)
+
+with ``scale`` the size of the tensor the parameter belongs to. With zero weights in the
+last layer this is Adam with a relative step; training learns the rest. Rescaling the
+loss changes nothing, rescaling a weight matrix rescales its steps.
+
+Two details keep it stable far beyond the horizons it was trained on. ``scale`` is
+bounded by the tensor's size at initialisation, so relative steps cannot compound; and
+time enters only as bounded functions of progress ``t / num_steps``.
+
+The ingredients are known: relative step sizes (You et al. 2017, LARS, 1708.03888; Metz
+et al. 2022, VeLO, 2211.09760), a nominal Adam term (Harrison et al. 2022, STAR,
+2209.11208), scale-free features with weight reparametrisation in meta-training (Moudgil
+et al. 2025, Celo, 2501.12670).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from learned_opt import moments, network
+from learned_opt.layout import Field, Layout
+from learned_opt.optimizer import Rule, Signals, require_num_steps
+
+_M_RATES = (0.5, 0.1, 0.01)  # momenta with decays .5, .9, .99
+_V_RATES = (0.1, 0.001)  # second moments with decays .9, .999
+_NUM_FEATURES = 12
+_NUM_TIME = 4
+
+
+class ScaleFreeTheta(NamedTuple):
+    """226 meta-parameters at hidden width 8."""
+
+    layers: tuple[network.Dense, ...]  # 12-8-8-2
+    time: Float[Array, "time hidden"]  # progress features, added to the first bias
+
+
+class ScaleFreeSlots(NamedTuple):
+    m_fast: Field
+    m_mid: Field
+    m_slow: Field
+    v_fast: Field
+    v_slow: Field
+
+
+class ScaleFreeState(NamedTuple):
+    step: Int[Array, ""]
+    slots: ScaleFreeSlots
+    initial_rms: Float[Array, "tensors"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleFree(Rule):
+    """The scale-free rule; 226 meta-parameters at the default width.
+
+    Needs ``num_steps``; uses no loss. State: 5 numbers per parameter, 1 per tensor.
+
+    Attributes:
+      hidden: width of both hidden layers, 1 to 16 (elementwise code, see `unrolled`).
+      step_size: relative step of the untrained rule, > 0.
+    """
+
+    hidden: int = 8
+    step_size: float = 0.02
+
+    def init(self, key: PRNGKeyArray) -> ScaleFreeTheta:
+        layer_key, time_key = jax.random.split(key)
+        widths = (_NUM_FEATURES, self.hidden, self.hidden, 2)
+        layers = network.mlp(layer_key, widths, last_gain=0.1)
+        time = network.dense(time_key, _NUM_TIME, self.hidden).w
+        return ScaleFreeTheta(layers, time)
+
+    def start(
+        self, theta: ScaleFreeTheta, params: Field, layout: Layout
+    ) -> ScaleFreeState:
+        del theta
+        zeros = moments.zeros(params, layout)
+        return ScaleFreeState(
+            step=jnp.zeros((), jnp.int32),
+            slots=ScaleFreeSlots(zeros, zeros, zeros, zeros, zeros),
+            initial_rms=moments.rms(layout.mean(layout.map(jnp.square, params))),
+        )
+
+    def advance(
+        self,
+        theta: ScaleFreeTheta,
+        state: ScaleFreeState,
+        grads: Field,
+        params: Field,
+        layout: Layout,
+        signals: Signals,
+    ) -> tuple[Field, ScaleFreeState]:
+        num_steps = require_num_steps(self, signals)
+        step = state.step + 1
+        m_scale = [moments.debias(step, rate) for rate in _M_RATES]
+        v_scale = [moments.debias(step, rate) for rate in _V_RATES]
+
+        def accumulate(g, mf, mm, ms, vf, vs):
+            return ScaleFreeSlots(
+                *(
+                    moments.toward(m, g, r)
+                    for m, r in zip((mf, mm, ms), _M_RATES, strict=True)
+                ),
+                *(
+                    moments.toward(v, g * g, r)
+                    for v, r in zip((vf, vs), _V_RATES, strict=True)
+                ),
+            )
+
+        slots = layout.map(accumulate, grads, *state.slots)
+        rms_p = moments.rms(layout.mean(layout.map(jnp.square, params)))
+        rms_g = moments.rms(v_scale[1] * layout.mean(slots.v_slow), 1e-30)
+        scale = jnp.maximum(jnp.minimum(rms_p, state.initial_rms), 0.01)
+
+        first, *rest = theta.layers
+        time = _time_features(state.step.astype(jnp.float32), num_steps)
+        layers = (first._replace(b=first.b + time @ theta.time), *rest)
+
+        def update(g, p, mf, mm, ms, vf, vs, inv_rms_p, inv_rms_g, scale):
+            ms_ = [c * m for c, m in zip(m_scale, (mf, mm, ms), strict=True)]
+            vs_ = [c * v for c, v in zip(v_scale, (vf, vs), strict=True)]
+            x = _features(g, p, ms_, vs_, inv_rms_p, inv_rms_g)
+            d, s = network.unrolled(layers, x)
+            size = self.step_size * scale * jnp.exp(jnp.clip(s, -6.0, 3.0))
+            return -size * (x[2] + d)
+
+        steps = layout.map(
+            update,
+            grads,
+            params,
+            *slots,
+            layout.spread(1.0 / (rms_p + 1e-8)),
+            layout.spread(1.0 / rms_g),
+            layout.spread(scale),
+        )
+        return steps, ScaleFreeState(step, slots, state.initial_rms)
+
+
+def _time_features(
+    t: Float[Array, ""], num_steps: Float[Array, ""]
+) -> Float[Array, "time"]:
+    """Progress, its two ends magnified, and the (log) length of the run; all bounded."""
+    progress = jnp.clip(t / num_steps, 0.0, 1.0)
+    length = jnp.clip(jnp.log(num_steps / 400.0) / 3.0, -1.0, 1.0)
+    return jnp.stack(
+        [progress, jnp.exp(-10 * progress), jnp.exp(-40 * (1 - progress)), length]
+    )
+
+
+def _features(g, p, m, v, inv_rms_p, inv_rms_g) -> list[Array]:
+    """Twelve dimensionless arrays, each within +-10."""
+    m_fast, m_mid, m_slow = m
+    eps = 1e-16
+    inv_fast = jax.lax.rsqrt(v[0] + eps)
+    inv_slow = jax.lax.rsqrt(v[1] + eps)
+    raw = [
+        g * inv_slow,
+        m_fast * inv_slow,
+        m_mid * inv_slow,
+        m_slow * inv_slow,
+        m_mid * inv_fast,
+        m_slow * inv_fast,
+        0.5 * jnp.log((v[0] + eps) / (v[1] + eps)),
+        p * inv_rms_p,
+        0.15 * jnp.log((v[1] + eps) * inv_rms_g**2),
+        m_mid * g / (v[1] + eps),
+        m_slow * m_fast / (v[1] + eps),
+        g * inv_fast,
+    ]
+    return [jnp.clip(x, -10.0, 10.0) for x in raw]

@@ -1,0 +1,231 @@
+"""The command line ``learned-opt``: one frozen dataclass per command, parsed by tyro."""
+
+import dataclasses
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from meta_train.config import TrainConfig
+from meta_train.devices import use_all_cores, use_compilation_cache
+
+console = Console()
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Meta-train a learned optimizer; stop it at any time, go on with --resume.
+
+    Example: learned-opt train --optimizer scale-free --folder runs/mine --time-budget 9m
+    """
+
+    config: TrainConfig
+    folder: Path = Path("runs/train")
+    """Run folder: config, metrics, plots, checkpoints and the resulting theta."""
+    resume: bool = False
+    """Go on with the run in the folder."""
+    time_budget: str = ""
+    """Stop cleanly, with a checkpoint, after this long: 90s, 9m, 1.5h."""
+
+    def __call__(self) -> None:
+        from meta_train import display
+
+        result = display.train(
+            self.config, self.folder, self.resume, _budget(self.time_budget)
+        )
+        display.plot_run(self.folder)
+        if not result.finished:
+            console.print(f"Stopped ({result.reason}); go on with --resume.")
+        console.print(f"Use it: pretrained.load({str(self.folder / 'theta')!r})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Compare a learned optimizer with tuned baselines on held-out tasks.
+
+    Example: learned-opt evaluate runs/mine/theta --suite small_mlp --num-tasks 20
+    """
+
+    optimizer: tyro.conf.Positional[str]
+    """A pretrained name, a run folder, or a folder written by `pretrained.save`."""
+    suite: str = "small_mlp"
+    num_tasks: int = 20
+    """Held-out tasks, drawn from the suite's test names."""
+    task_options: str = ""
+    """Fields to fix in every task, e.g. 'hidden=32&activation=relu'."""
+    num_steps: int = 500
+    """Training steps of each run, a multiple of 25."""
+    num_seeds: int = 3
+    seed: int = 0
+    plot: Path | None = None
+    """Where to write a PNG of the loss curves."""
+
+    def __call__(self) -> None:
+        from meta_train import display
+
+        display.evaluate(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListTasks:
+    """The suites, or the names in one of them."""
+
+    suite: str = ""
+    limit: int = 20
+
+    def __call__(self) -> None:
+        from meta_train import display
+
+        display.list_tasks(self.suite, self.limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowTask:
+    """One task: its config, data and parameters."""
+
+    name: tyro.conf.Positional[str]
+
+    def __call__(self) -> None:
+        from meta_train import display
+
+        display.show_task(self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """The inner problems by name.
+
+    Example: learned-opt tasks list --suite small_mlp
+    """
+
+    action: (
+        Annotated[ListTasks, tyro.conf.subcommand("list")]
+        | Annotated[ShowTask, tyro.conf.subcommand("show")]
+    )
+
+    def __call__(self) -> None:
+        self.action()
+
+
+@dataclasses.dataclass(frozen=True)
+class ListPretrained:
+    """The trained optimizers that ship with this package."""
+
+    def __call__(self) -> None:
+        from meta_train import display
+
+        display.list_pretrained()
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowPretrained:
+    """The card of a trained optimizer."""
+
+    name: tyro.conf.Positional[str]
+    """A shipped name, or a folder."""
+
+    def __call__(self) -> None:
+        from meta_train import display
+
+        display.show_pretrained(self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedCommand:
+    """The trained optimizers and their cards.
+
+    Example: learned-opt pretrained list
+    """
+
+    action: (
+        Annotated[ListPretrained, tyro.conf.subcommand("list")]
+        | Annotated[ShowPretrained, tyro.conf.subcommand("show")]
+    )
+
+    def __call__(self) -> None:
+        self.action()
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Meta-train on real images for a few minutes, then compare on tasks never seen.
+
+    Example: learned-opt demo --folder runs/demo
+    """
+
+    optimizer: str = "scale_free"
+    """What to train; 'hierarchical' takes the same path and needs far longer."""
+    folder: Path = Path("runs/demo")
+    resume: bool = False
+    """Go on with a demonstration that was stopped."""
+    time_budget: str = "160s"
+    """For the training alone; it normally finishes before."""
+    outer_steps: int | None = None
+    """Train for this many outer steps instead of the optimizer's usual number."""
+    seed: int = 0
+
+    def __call__(self) -> None:
+        from meta_train import display
+
+        display.demo(self, _budget(self.time_budget))
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Tasks, tyro.conf.subcommand("tasks")]
+    | Annotated[PretrainedCommand, tyro.conf.subcommand("pretrained")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; errors of the user come out as one sentence, not as a traceback."""
+    command: Any = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="learned-opt",
+        description="Learned optimizers in JAX: meta-train one, use one.",
+        args=arguments,
+        config=(
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+        ),
+    )
+    use_all_cores()
+    use_compilation_cache(os.path.join(_cache_home(), "learned-opt", "jax"))
+    try:
+        command()
+    except (LookupError, ValueError, OSError) as error:
+        if os.environ.get("LEARNED_OPT_TRACEBACK"):
+            raise
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def seconds(text: str) -> float:
+    """Seconds in a duration such as '90', '90s', '9m' or '1.5h'.
+
+    Raises:
+      ValueError: it is no duration.
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([smh]?)\s*", text)
+    if not match:
+        raise ValueError(f"{text!r} is no duration; write 90s, 9m or 1.5h.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _budget(text: str) -> float | None:
+    return seconds(text) if text else None
+
+
+def _cache_home() -> str:
+    return os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+
+
+if __name__ == "__main__":
+    main()

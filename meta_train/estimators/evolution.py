@@ -1,0 +1,258 @@
+"""What the evolution-strategy estimators share: lanes, antithetic pairs, the guard.
+
+A *lane* is one episode seen by an antithetic pair of particles, which run under
+``theta + eps`` and ``theta - eps`` with everything else in common: initial state, data,
+resets (common random numbers). A subclass says how one lane spends one window; this base
+class runs all lanes at once and averages them, over the devices of a mesh if there is one.
+"""
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from meta_train.estimators.estimator import Estimate
+from meta_train.system import State, System, Theta, begin, inputs, unroll
+from meta_train.truncation import Truncation
+
+
+_LANES, _EVERYWHERE = PartitionSpec("lanes"), PartitionSpec()
+
+
+class Lane(NamedTuple):
+    """One episode in progress.
+
+    Attributes:
+      system: the states of the particles, ``[particles, ...]``.
+      window: windows done since the reset.
+      num_windows: windows after which the lane is reset.
+      horizon: planned length of the episode in steps, as the system is told.
+      xi: sum of the perturbations of this episode so far, ``[theta]``.
+    """
+
+    system: State
+    window: Int[Array, ""]
+    num_windows: Int[Array, ""]
+    horizon: Float[Array, ""]
+    xi: Float[Array, "theta"]
+
+
+class WindowResult(NamedTuple):
+    """What one lane contributes to the estimate.
+
+    Attributes:
+      grad: this lane's estimate, ``[theta]``.
+      losses: guarded losses of the two members of the pair, ``[2, steps]``.
+      guarded: share of losses that the guard replaced.
+      noise: what multiplied the loss difference, ``[theta]``.
+    """
+
+    grad: Float[Array, "theta"]
+    losses: Float[Array, "2 steps"]
+    guarded: Float[Array, ""]
+    noise: Float[Array, "theta"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionStrategy(abc.ABC):
+    """An estimator made of antithetic pairs.
+
+    Attributes:
+      system: what is unrolled.
+      truncation: episode lengths in windows.
+      num_pairs: antithetic pairs, one lane each; a multiple of the number of devices.
+      sigma: standard deviation of the perturbations, > 0.
+      loss_cap: losses above it, and non-finite ones, count as this much, so a diverged
+        particle pushes theta away from divergence while its partner is finite, and a
+        pair that diverged on both sides contributes nothing. The target is then the
+        gradient of the capped loss. Without a cap, a step at which either member is
+        non-finite is left out of the difference.
+      mesh: one-dimensional mesh with the axis "lanes"; None runs on one device.
+    """
+
+    system: System
+    truncation: Truncation
+    num_pairs: int
+    sigma: float = 0.01
+    loss_cap: float | None = None
+    mesh: Mesh | None = None
+
+    particles = 2  # per lane
+
+    def __init_subclass__(cls) -> None:
+        jax.tree_util.register_pytree_node(cls, _flatten, cls._unflatten)
+
+    @classmethod
+    def _unflatten(cls, aux: Any, children: Any) -> "EvolutionStrategy":
+        opaque, static = aux
+        (system,) = children or (opaque,)
+        return cls(system, *static)
+
+    def init(self, theta: Theta, key: PRNGKeyArray) -> Lane:
+        """Lanes ``[lanes, ...]`` that have not begun; the first estimate begins them.
+
+        Raises:
+          ValueError: the pairs do not divide over the devices of the mesh.
+        """
+        flat, _ = ravel_pytree(theta)
+        devices = 1 if self.mesh is None else self.mesh.size
+        if self.num_pairs % devices:
+            raise ValueError(
+                f"{self.num_pairs} pairs do not divide over {devices} devices."
+            )
+        lane = jax.eval_shape(lambda key: self._fresh(flat.size, key), key)
+        sharding = None
+        if self.mesh is not None:
+            sharding = NamedSharding(self.mesh, _LANES)
+        return jax.tree.map(
+            lambda x: jnp.zeros((self.num_pairs, *x.shape), x.dtype, device=sharding),
+            lane,
+        )
+
+    def estimate(
+        self, theta: Theta, state: Lane, key: PRNGKeyArray
+    ) -> tuple[Estimate, Lane]:
+        """Advance every lane by one window and average their estimates."""
+        flat, unravel = ravel_pytree(theta)
+
+        def run(estimator: EvolutionStrategy, flat, lanes: Lane, keys: PRNGKeyArray):
+            def window(lane: Lane, lane_key: PRNGKeyArray):
+                return estimator._lane(Perturbable(flat, unravel), lane, lane_key)
+
+            sums, lanes = jax.vmap(window)(lanes, keys)
+            sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
+            if self.mesh is not None:
+                sums = jax.lax.psum(sums, "lanes")
+            return sums, lanes
+
+        if self.mesh is not None:
+            run = jax.shard_map(
+                run,
+                mesh=self.mesh,
+                in_specs=(_EVERYWHERE, _EVERYWHERE, _LANES, _LANES),
+                out_specs=(_EVERYWHERE, _LANES),
+                check_vma=False,
+            )
+        keys = jax.random.split(key, self.num_pairs)
+        sums, state = run(self, flat, state, keys)
+        means = jax.tree.map(lambda x: x / self.num_pairs, sums)
+        grad, metrics = means
+        spread = metrics.pop("delta_square") - jnp.square(metrics.pop("delta"))
+        metrics["delta_std"] = jnp.sqrt(jnp.maximum(spread, 0.0))
+        return Estimate(unravel(grad), metrics["loss"], metrics), state
+
+    @abc.abstractmethod
+    def _window(
+        self, theta: "Perturbable", lane: Lane, key: PRNGKeyArray
+    ) -> tuple[WindowResult, Lane]:
+        """One lane, one window."""
+
+    def _lane(self, theta: "Perturbable", lane: Lane, key: PRNGKeyArray):
+        window_key, episode_key, cut_key = jax.random.split(key, 3)
+        size = theta.flat.size
+        fresh = self._fresh(size, episode_key)
+        # A lane that has never begun has no windows at all; its first episode is cut.
+        cut = self.truncation.first_cut(cut_key, fresh.num_windows)
+        first = lane.num_windows == 0
+        fresh = fresh._replace(num_windows=jnp.where(first, cut, fresh.num_windows))
+        done = lane.window >= lane.num_windows
+        lane = jax.tree.map(lambda new, old: _select(done, new, old), fresh, lane)
+        result, lane = self._window(theta, lane, window_key)
+        delta = jnp.mean(result.losses[0] - result.losses[1])
+        expected = self.sigma * jnp.sqrt(size * lane.window.astype(jnp.float32))
+        metrics = {
+            "loss": jnp.mean(result.losses),
+            "delta": delta,
+            "delta_square": delta**2,
+            "guarded": result.guarded,
+            "noise_ratio": jnp.linalg.norm(result.noise) / expected,
+            "inner_step": lane.window * float(self.truncation.window),
+            "resets": done.astype(jnp.float32),
+        }
+        return (result.grad, metrics), lane
+
+    def _fresh(self, size: int, key: PRNGKeyArray) -> Lane:
+        """A lane at the start of an episode; its particles begin alike."""
+        system_key, length_key = jax.random.split(key)
+        num_windows = self.truncation.draw(length_key)
+        state = self.system.init(system_key)
+        return Lane(
+            system=jax.tree.map(lambda x: jnp.stack([x] * self.particles), state),
+            window=jnp.zeros((), jnp.int32),
+            num_windows=num_windows,
+            horizon=(num_windows * self.truncation.window).astype(jnp.float32),
+            xi=jnp.zeros((size,), jnp.float32),
+        )
+
+    def _unroll(
+        self,
+        thetas: Theta,
+        states: State,
+        lane: Lane,
+        window: Int[Array, ""],
+        key: PRNGKeyArray,
+    ) -> tuple[State, Float[Array, "particles steps"]]:
+        """Run particles ``[particles, ...]`` through one window with common keys."""
+        first_particle = jax.tree.map(lambda x: x[0], states)
+        window_key = jax.random.fold_in(key, window)
+        xs = inputs(self.system, first_particle, window_key, self.truncation.window)
+
+        def particle(theta: Theta, state: State):
+            begun = begin(self.system, theta, state, lane.horizon)
+            first = (lane.window + window) == 0
+            state = jax.tree.map(lambda new, old: _select(first, new, old), begun, state)
+            return unroll(self.system, theta, state, xs)
+
+        return jax.vmap(particle)(thetas, states)
+
+
+class Perturbable(NamedTuple):
+    """Meta-parameters as a vector, with the way back."""
+
+    flat: Float[Array, "theta"]
+    unravel: Any
+
+    def noise(self, key: PRNGKeyArray, sigma: float) -> Float[Array, "theta"]:
+        return sigma * jax.random.normal(key, self.flat.shape)
+
+    def particles(self, *offsets: Array | float) -> Theta:
+        """The trees ``theta + offset``, stacked: ``[particles, ...]``."""
+        flats = jnp.stack([self.flat + offset for offset in offsets])
+        return jax.vmap(self.unravel)(flats)
+
+
+def guard(
+    losses: Float[Array, "2 steps"], cap: float | None
+) -> tuple[Float[Array, "2 steps"], Float[Array, ""]]:
+    """Contain divergence per pair, before averaging; see `EvolutionStrategy.loss_cap`.
+
+    Returns:
+      The losses to use, all finite, and the share of them that was replaced.
+    """
+    bad = ~jnp.isfinite(losses)
+    if cap is None:
+        bad = jnp.broadcast_to(jnp.any(bad, axis=0), losses.shape)
+        guarded = jnp.where(bad, 0.0, losses)
+    else:
+        bad = bad | (losses > cap)
+        guarded = jnp.where(bad, cap, losses)
+    return guarded, jnp.mean(bad.astype(jnp.float32))
+
+
+def _flatten(estimator: EvolutionStrategy) -> tuple[Any, Any]:
+    """A system that is no pytree travels as a static part, hashed by identity."""
+    system, *static = (getattr(estimator, f.name) for f in dataclasses.fields(estimator))
+    if jax.tree_util.all_leaves([system]) and isinstance(system, System):
+        return (), (system, tuple(static))
+    return (system,), (None, tuple(static))
+
+
+def _select(condition: Bool[Array, ""], new: Array, old: Array) -> Array:
+    return jax.lax.select_n(
+        jnp.broadcast_to(condition, jnp.shape(old)), old, new.astype(old.dtype)
+    )

@@ -1,0 +1,49 @@
+"""Full evolution strategies: one perturbation for a whole episode, one estimate per episode.
+
+A pair draws ``eps ~ N(0, sigma^2 I)``, runs a complete episode under ``theta +- eps`` and
+contributes ``eps (L^+ - L^-) / (2 sigma^2)`` with ``L`` the mean loss per step. Unbiased for
+the gradient of ``E L(theta + eps)``, variance ``(P + 1) |grad|^2`` for linear losses with
+``P`` meta-parameters, but a whole episode must pass between updates (Salimans et al.
+2017, 1703.03864; the reference in Vicol, Metz & Sohl-Dickstein 2021, 2112.13835).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from meta_train.estimators.evolution import (
+    EvolutionStrategy,
+    Lane,
+    Perturbable,
+    WindowResult,
+    guard,
+)
+
+
+class FullES(EvolutionStrategy):
+    """Full evolution strategies; see the module docstring."""
+
+    def _window(
+        self, theta: Perturbable, lane: Lane, key: PRNGKeyArray
+    ) -> tuple[WindowResult, Lane]:
+        eps = theta.noise(key, self.sigma)
+        thetas = theta.particles(eps, -eps)
+
+        def body(carry: Any) -> Any:
+            window, states, losses, guarded = carry
+            states, window_losses = self._unroll(thetas, states, lane, window, key)
+            pair, share = guard(window_losses, self.loss_cap)
+            return window + 1, states, losses + pair, guarded + share
+
+        no_losses = jnp.zeros((2, self.truncation.window))
+        count, states, losses, guarded = jax.lax.while_loop(
+            lambda carry: carry[0] < lane.num_windows,
+            body,
+            (jnp.zeros((), jnp.int32), lane.system, no_losses, jnp.zeros(())),
+        )
+        losses, guarded = losses / count, guarded / count
+        grad = eps * jnp.mean(losses[0] - losses[1]) / (2 * self.sigma**2)
+        lane = lane._replace(system=states, window=count, xi=eps)
+        return WindowResult(grad, losses, guarded, eps), lane

@@ -1,0 +1,92 @@
+"""The dynamical systems that estimators differentiate: s_t = f(s_{t-1}, x_t; theta).
+
+Everything an estimator knows about a problem is here (Vicol, Metz & Sohl-Dickstein 2021,
+arXiv 2112.13835, section 2): a way to start, a way to step, a loss per step. Training a
+network with a learned optimizer is one such system, a recurrent network or a control
+problem is another.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+State = Any  # a pytree of arrays
+Theta = Any  # meta-parameters, a pytree of float32 arrays
+Loss = Float[Array, ""]
+
+
+@runtime_checkable
+class System(Protocol):
+    """One unrolled computation, written for a single lane; estimators vmap it.
+
+    A system that is itself a pytree is passed to compiled code as an argument, so its
+    arrays (data sets, matrices) are never baked into the program.
+    """
+
+    def init(self, key: PRNGKeyArray) -> State:
+        """The state before the first step of an episode."""
+        ...
+
+    def step(self, theta: Theta, state: State, key: PRNGKeyArray) -> tuple[State, Loss]:
+        """One inner step and its loss, a scalar; all randomness comes from ``key``."""
+        ...
+
+
+@runtime_checkable
+class Episodic(System, Protocol):
+    """A system whose start depends on theta or on how long the episode will be."""
+
+    def begin(self, theta: Theta, state: State, num_steps: Float[Array, ""]) -> State:
+        """Finish a state made by ``init``; called once, as the first window begins.
+
+        Args:
+          theta: the meta-parameters of the first window, perturbed where the estimator
+            perturbs them, so that a learned initial state gets its gradient.
+          state: from ``init``.
+          num_steps: planned length of the episode in steps.
+        """
+        ...
+
+
+@runtime_checkable
+class Driven(System, Protocol):
+    """A system that draws its inputs x_t for many steps at once.
+
+    Random numbers are cheap in bulk and dear one step at a time, and antithetic
+    particles share them. ``step(theta, state, key)`` must equal ``advance`` on the
+    single input that ``inputs(state, key, 1)`` holds.
+    """
+
+    def inputs(self, state: State, key: PRNGKeyArray, num_steps: int) -> Any:
+        """The inputs of the window that begins in ``state``: a pytree ``[steps, ...]``.
+
+        They may depend only on what antithetic particles have in common.
+        """
+        ...
+
+    def advance(self, theta: Theta, state: State, x: Any) -> tuple[State, Loss]:
+        """One inner step with the input ``x`` of that step."""
+        ...
+
+
+def inputs(system: System, state: State, key: PRNGKeyArray, num_steps: int) -> Any:
+    """What drives ``num_steps`` steps: the system's own inputs, otherwise keys."""
+    if isinstance(system, Driven):
+        return system.inputs(state, key, num_steps)
+    return jax.random.split(key, num_steps)
+
+
+def unroll(
+    system: System, theta: Theta, state: State, xs: Any
+) -> tuple[State, Float[Array, "steps"]]:
+    """Run the system under ``inputs``; the final state and the loss of every step."""
+    step = system.advance if isinstance(system, Driven) else system.step
+    return jax.lax.scan(lambda s, x: step(theta, s, x), state, xs)
+
+
+def begin(
+    system: System, theta: Theta, state: State, num_steps: Float[Array, ""]
+) -> State:
+    """``system.begin`` where there is one, otherwise the state as it is."""
+    return system.begin(theta, state, num_steps) if isinstance(system, Episodic) else state

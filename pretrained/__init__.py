@@ -1,0 +1,34 @@
+"""Trained optimizers, ready to use: theta, what it was trained on, and where it fails.
+
+Each is one folder with the weights (`model.safetensors`), how to rebuild the optimizer
+around them (`config.json`) and its card (`README.md`). The shipped ones live in
+`pretrained/weights` and are loaded by name, without network; your own, by path.
+
+    pretrained.available()                               # {name: one line}
+    tx = pretrained.optimizer(name, num_steps=2000)      # an optax transform
+
+    pretrained.save("runs/mine", optimizer, theta, card)
+    tx = pretrained.load("runs/mine").transform(num_steps=2000)
+"""
+
+from pretrained.card import Card
+from pretrained.store import (
+    CorruptWeightsError,
+    Pretrained,
+    UnknownPretrainedError,
+    available,
+    load,
+    optimizer,
+    save,
+)
+
+__all__ = [
+    "Card",
+    "CorruptWeightsError",
+    "Pretrained",
+    "UnknownPretrainedError",
+    "available",
+    "load",
+    "optimizer",
+    "save",
+]

@@ -1,0 +1,56 @@
+"""Stacking: many tasks of equal structure as one, for `vmap`.
+
+    stack([task_0, ..., task_{L-1}]).numbers[leaf] = [L, *shape of leaf]
+
+The data are shared, so a stack of a hundred tasks holds one copy of its data set:
+
+    tasks = tasksets.stack(tasksets.sample(16, suite="small_mlp", ...))
+    axes = tasksets.lane_axes(tasks)
+    params = jax.vmap(Task.init, in_axes=(axes, 0))(tasks, jax.random.split(key, 16))
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from tasksets.task import Task
+
+
+def stack(tasks: Sequence[Task]) -> Task:
+    """Stacks the numbers of tasks of equal structure along a new axis, the lanes."""
+    if not tasks:
+        raise ValueError("cannot stack no tasks")
+    first = tasks[0]
+    for index, task in enumerate(tasks):
+        if task.stacked:
+            raise ValueError(f"task {index} ({task!r}) is a stack already")
+        if _structure(task) != _structure(first):
+            raise ValueError(
+                f"cannot stack: task {index} ({task!r}) differs in structure from "
+                f"task 0 ({first!r}).\n  {task.problem}\n  {first.problem}\n"
+                "tasksets.group_by_structure sorts tasks into lists that stack."
+            )
+    numbers = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(task.numbers for task in tasks)
+    )
+    return Task(first.problem, numbers, first.data)
+
+
+def lane_axes(task: Task) -> Task:
+    """The `vmap` axes of a stacked task: numbers by lane, data shared."""
+    return Task(task.problem, numbers=0, data=None)
+
+
+def group_by_structure(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Lists of tasks that stack, in the order in which structures first appear."""
+    groups: dict[object, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(_structure(task), []).append(task)
+    return list(groups.values())
+
+
+def _structure(task: Task) -> tuple[object, ...]:
+    leaves, treedef = jax.tree.flatten(task.numbers)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return task.problem, treedef, shapes

@@ -1,0 +1,163 @@
+"""Names, suites and the split of training and test tasks."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import tasksets
+from tasksets import registry
+from tasksets.families import small_mlp
+from tasksets.names import parse
+
+
+def test_taskset_spells_its_tasks_with_an_underscore():
+    assert tasksets.get("quadratic_family_seed10").name == "quadratic_family/seed10"
+    assert tasksets.get("mlp_family_seed7@iris").name == "mlp_family/seed7@iris"
+
+
+def test_fields_of_a_name_change_the_config_and_are_spelled_one_way():
+    name = "small_mlp/seed3?activation=tanh&hidden=128-64&dataset=wine&label_noise=1e-1"
+    task = tasksets.get(name)
+    assert task.name == (
+        "small_mlp/seed3@wine?hidden=128-64&activation=tanh&label_noise=0.1"
+    )
+    params = task.init(jax.random.key(0))
+    assert params["layer_0"]["w"].shape == (13, 128)
+    assert params["layer_1"]["w"].shape == (128, 64)
+    assert task.data is tasksets.load("wine")
+    np.testing.assert_allclose(task.numbers.label_noise, 0.1)
+
+
+def test_optional_and_boolean_fields_are_read_by_type():
+    config = registry.config(
+        "mlp_family/seed0@digits?augmentation=none&center=true&num_train=None"
+    )
+    assert config.augmentation is None and config.num_train is None
+    assert config.center is True
+    assert registry.config("small_mlp/seed0?hidden=none").hidden == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mpl_family/seed1", "unknown family 'mpl_family'; nearest: mlp_family"),
+        ("small_mlp/seed1?hiden=3", "unknown field of small_mlp 'hiden'; .* hidden"),
+        ("small_mlp/seed1?activation=tan", "unknown activation 'tan'; nearest: tanh"),
+        ("mlp_family/seed1@digits?initializer=he", "unknown initializer 'he'"),
+        ("small_mlp/seed1@digit", "unknown data set 'digit'; nearest: digits"),
+    ],
+)
+def test_an_unknown_name_shows_the_nearest(name, message):
+    with pytest.raises(tasksets.UnknownNameError, match=message):
+        tasksets.get(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mlp_family", "cannot read the task name"),
+        ("mlp_family/seed7/", "cannot read the task name"),
+        ("small_mlp/seed1?hidden=a", "cannot read hidden='a'"),
+        ("small_mlp/seed1?hidden", "not of form field=value"),
+        ("small_mlp/seed1@digits?dataset=wine", "sets dataset twice"),
+        ("small_mlp/seed1?num_train=0", "num_train is at least 1"),
+        ("mlp_family/seed0@digits?augmentation=flips", "cannot read augmentation"),
+        ("quadratic_family/seed1@digits", "no data set to swap"),
+        ("quadratic_family/seed1?output=sqrt&dims=3", "identity or log"),
+    ],
+)
+def test_a_malformed_name_says_what_is_wrong(name, message):
+    with pytest.raises(ValueError, match=message):
+        tasksets.get(name)
+
+
+def test_a_data_set_that_is_not_here_is_never_replaced():
+    with pytest.raises(tasksets.DataNotFoundError) as caught:
+        tasksets.get("mlp_family/seed10")
+    message = str(caught.value)
+    assert "'cifar10'" in message and "'mlp_family/seed10@digits'" in message
+    for bundled in tasksets.bundled.NAMES:
+        assert bundled in message
+
+
+def test_suites_have_the_names_they_promise():
+    assert len(tasksets.names("taskset")) == 2000
+    assert tasksets.names("digits")[:2] == [
+        "mlp_family/seed0@digits",
+        "mlp_family/seed1@digits",
+    ]
+    assert len(tasksets.names("small_mlp")) == 10000
+    for suite in tasksets.suites():
+        listed = tasksets.names(suite)
+        assert len(set(listed)) == len(listed)
+        assert listed == tasksets.names(suite)
+    with pytest.raises(tasksets.UnknownNameError, match="nearest: digits"):
+        tasksets.names("digit")
+
+
+def test_names_of_suites_are_canonical():
+    for suite in tasksets.suites():
+        for name in tasksets.names(suite)[::499]:
+            assert str(parse(name)) == name
+
+
+@pytest.mark.parametrize("suite", registry.suites())
+def test_a_fifth_of_a_suite_is_for_testing_and_none_of_it_for_training(suite):
+    train = tasksets.names(suite, "train")
+    test = tasksets.names(suite, "test")
+    assert not set(train) & set(test)
+    assert sorted(train + test) == sorted(tasksets.names(suite))
+    assert 0.15 < len(test) / len(train + test) < 0.25
+
+
+def test_the_split_of_a_task_never_changes_and_ignores_what_follows_the_seed():
+    splits = [tasksets.split_of(f"small_mlp/seed{i}") for i in range(12)]
+    assert [i for i, split in enumerate(splits) if split == "test"] == [5, 7, 10]
+    for seed, split in enumerate(splits):
+        assert tasksets.split_of(f"small_mlp/seed{seed}@wine?hidden=3") == split
+
+
+def test_sample_is_a_function_of_its_seed_and_stays_in_its_split():
+    sampled = [t.name for t in tasksets.sample(6, suite="small_mlp", seed=1)]
+    assert sampled == [t.name for t in tasksets.sample(6, suite="small_mlp", seed=1)]
+    assert sampled != [t.name for t in tasksets.sample(6, suite="small_mlp", seed=2)]
+    assert len(set(sampled)) == 6
+    assert all(tasksets.split_of(name) == "train" for name in sampled)
+    held_out = tasksets.sample(6, suite="small_mlp", split="test")
+    assert all(tasksets.split_of(task.name) == "test" for task in held_out)
+
+
+def test_sample_in_groups_has_the_same_tasks_in_lists_that_stack():
+    flat = tasksets.sample(9, suite="small_mlp")
+    groups = tasksets.sample(9, suite="small_mlp", group_by_structure=True)
+    assert sorted(t.name for t in flat) == sorted(t.name for g in groups for t in g)
+    assert sum(tasksets.stack(group).num_lanes for group in groups) == 9
+    assert len(groups) <= 4
+
+
+def test_sample_cannot_give_more_tasks_than_there_are():
+    with pytest.raises(ValueError, match="has 1[0-9]+ tasks to test with"):
+        tasksets.sample(900, suite="digits", split="test")
+    with pytest.raises(ValueError, match="split is 'train' or 'test'"):
+        tasksets.sample(1, suite="digits", split="valid")  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["small_mlp/seed1@digits", "mlp_family/seed7@digits", "quadratic_family_seed10"],
+)
+def test_a_small_task_is_there_in_milliseconds(name):
+    tasksets.get(name)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        jax.block_until_ready(tasksets.get(name))
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.01
+
+
+def test_a_family_can_be_registered_once():
+    with pytest.raises(ValueError, match="already"):
+        tasksets.register(small_mlp.FAMILY)

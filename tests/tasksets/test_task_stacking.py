@@ -1,0 +1,102 @@
+"""Stacks of tasks: lanes, groups, and the errors of tasks that do not stack."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tasksets
+
+KEY = jax.random.key(0)
+NAMES = [f"small_mlp/seed{i}@digits?hidden=8&activation=relu" for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return [tasksets.get(name) for name in NAMES]
+
+
+def test_different_tasks_give_the_same_numbers_in_lanes_as_alone(tasks):
+    stacked = tasksets.stack(tasks)
+    axes = tasksets.lane_axes(stacked)
+    params = jax.vmap(tasksets.Task.init, in_axes=(axes, None))(stacked, KEY)
+    batch = jax.vmap(lambda t: t.batch("train", KEY), in_axes=(axes,))(stacked)
+    losses = jax.vmap(tasksets.Task.loss, in_axes=(axes, 0, 0, None))(
+        stacked, params, batch, KEY
+    )
+    alone = [t.loss(t.init(KEY), t.batch("train", KEY), KEY) for t in tasks]
+    assert len({float(loss) for loss in alone}) == 3
+    np.testing.assert_allclose(losses, alone, rtol=1e-5)
+
+
+def test_the_data_of_a_stack_are_shared_and_not_copied(tasks):
+    stacked = tasksets.stack(tasks)
+    assert stacked.data is tasks[0].data
+    assert stacked.num_lanes == 3 and stacked.stacked and not tasks[0].stacked
+
+
+def test_a_lane_is_the_task_that_was_stacked_even_with_a_traced_index(tasks):
+    stacked = tasksets.stack(tasks)
+    scale = jax.jit(lambda task, i: task.lane(i).numbers.reparam_scale)
+    for i, task in enumerate(tasks):
+        jax.tree.map(np.testing.assert_array_equal, stacked[i].numbers, task.numbers)
+        assert scale(stacked, jnp.int32(i)) == task.numbers.reparam_scale
+
+
+def test_a_stack_iterates_over_its_lanes_and_checks_its_bounds(tasks):
+    stacked = tasksets.stack(tasks)
+    assert len(list(stacked)) == 3
+    with pytest.raises(IndexError, match="lane 3 of a stack of 3"):
+        stacked[3]
+    with pytest.raises(TypeError, match="not stacked"):
+        tasks[0].lane(0)
+
+
+def test_normalize_of_a_stack_goes_lane_by_lane():
+    tasks = [
+        tasksets.get(f"quadratic_family/seed106?loss_scale={scale}")
+        for scale in (1.0, 100.0)
+    ]
+    stacked = tasksets.stack(tasks)
+    losses = jnp.array([[1.0, 2.0, jnp.nan], [1.0, 2.0, 3.0]])
+    expected = [task.normalize(row) for task, row in zip(tasks, losses, strict=True)]
+    np.testing.assert_allclose(stacked.normalize(losses), jnp.stack(expected))
+    assert np.any(expected[0] != expected[1])
+
+
+def test_stack_names_the_first_task_of_another_structure(tasks):
+    other = tasksets.get("small_mlp/seed9@digits?hidden=9")
+    with pytest.raises(ValueError, match=r"task 2 \(Task\('small_mlp/seed9@digits"):
+        tasksets.stack([*tasks[:2], other, *tasks[2:]])
+
+
+def test_stack_refuses_nothing_and_stacks(tasks):
+    with pytest.raises(ValueError, match="no tasks"):
+        tasksets.stack([])
+    with pytest.raises(ValueError, match="a stack already"):
+        tasksets.stack([tasksets.stack(tasks)])
+
+
+def test_methods_of_one_task_refuse_a_stack_and_point_to_vmap(tasks):
+    with pytest.raises(ValueError, match="lane_axes"):
+        tasksets.stack(tasks).init(KEY)
+
+
+def test_groups_keep_the_order_in_which_structures_appear(tasks):
+    other = tasksets.get("small_mlp/seed9@digits?hidden=9")
+    groups = tasksets.group_by_structure([tasks[0], other, tasks[1]])
+    assert [[t.name for t in group] for group in groups] == [
+        [tasks[0].name, tasks[1].name],
+        [other.name],
+    ]
+
+
+def test_the_name_is_lost_in_a_trace_and_kept_outside(tasks):
+    assert tasks[0].name == NAMES[0]
+    assert jax.jit(lambda task: task)(tasks[0]).name == ""
+
+
+def test_the_paths_of_a_task_name_its_parts(tasks):
+    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(tasks[0])]
+    assert ".numbers.reparam_scale" in paths
+    assert ".data.train.inputs" in paths
