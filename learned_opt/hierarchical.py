@@ -160,7 +160,7 @@ class Hierarchical(Rule):
             ],
             axis=-1,
         )
-        hidden, cell = lstm_step(theta.lstm, messages, state.hidden, state.cell)
+        hidden, cell = network.lstm(theta.lstm, messages, state.hidden, state.cell)
         to_lstm = hidden @ theta.to_lstm.w + theta.to_lstm.b
         to_mlp = hidden @ theta.to_mlp.w + theta.to_mlp.b
 
@@ -304,22 +304,6 @@ def _mlp(
     )
     feedback = last.w[:, 2:].T @ layout.mean(hidden) + last.b[2:, None]
     return layout.map(step, hidden), feedback.T
-
-
-def lstm_step(
-    gates: network.Dense,
-    inputs: Float[Array, "tensors inputs"],
-    hidden: Float[Array, "tensors hidden"],
-    cell: Float[Array, "tensors hidden"],
-) -> tuple[Float[Array, "tensors hidden"], Float[Array, "tensors hidden"]]:
-    """One step of an LSTM (Hochreiter & Schmidhuber 1997), forget bias 1 by default.
-
-    ``gates`` maps inputs, then hidden units, to input, candidate, forget, output.
-    """
-    x = jnp.concatenate([inputs, hidden], axis=-1) @ gates.w + gates.b
-    i, g, f, o = jnp.split(x, 4, axis=-1)
-    cell = jax.nn.sigmoid(f + 1.0) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
 
 
 def _pool(values: Float[Array, "... tensors"], layout: Layout) -> Float[Array, "..."]:

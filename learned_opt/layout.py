@@ -26,6 +26,8 @@ from jaxtyping import Array, Float
 # Float[Array, "... params"] when flat, a pytree of [..., *shape] per tensor
 Field = Any
 
+_FEW_TENSORS = 16  # up to here, selecting among them is cheap
+
 
 class Layout(abc.ABC):
     """The operations an optimizer may use; see the module docstring.
@@ -107,13 +109,13 @@ class Flat(Layout):
         self._ends = tuple(int(end) for end in np.cumsum(self.sizes))
 
     def _split(self, field: Field) -> list[Array]:
-        starts = (0, *self._ends[:-1])
-        return [
-            field[..., start:end] for start, end in zip(starts, self._ends, strict=True)
-        ]
+        pairs = zip(self._ends, self.sizes, strict=True)
+        return [field[..., end - size : end] for end, size in pairs]
 
     def ravel(self, tree: Any) -> Field:
         leaves = self._treedef.flatten_up_to(tree)
+        if not leaves:
+            return jnp.zeros((0,))
         lead = leaves[0].ndim - len(self.shapes[0])
         flat = [x.reshape(x.shape[:lead] + (-1,)) for x in leaves]
         return jnp.concatenate(flat, axis=-1)
@@ -132,9 +134,23 @@ class Flat(Layout):
             jnp.sum(piece, axis=-1) / max(piece.shape[-1], 1)
             for piece in self._split(field)
         ]
-        return jnp.stack(means, axis=-1)
+        return jnp.stack(means, axis=-1) if means else jnp.zeros((0,))
 
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
+        # Measured on CPU: selects fuse into what uses [features, params], where
+        # concatenation breaks the loop; for one row of numbers it is the other way.
+        if values.ndim > 1 and 0 < len(self.sizes) <= _FEW_TENSORS:
+            return self._select(values)
+        return self._concatenate(values)
+
+    def _select(self, values: Float[Array, "... tensors"]) -> Field:
+        index = np.arange(sum(self.sizes))
+        field = values[..., :1]
+        for i, start in enumerate(self._ends[:-1], 1):
+            field = jnp.where(index >= start, values[..., i : i + 1], field)
+        return jnp.broadcast_to(field, (*values.shape[:-1], index.size))
+
+    def _concatenate(self, values: Float[Array, "... tensors"]) -> Field:
         pieces = [
             jnp.broadcast_to(values[..., i : i + 1], (*values.shape[:-1], size))
             for i, size in enumerate(self.sizes)

@@ -2,12 +2,15 @@
 
 A running mean and variance of the training loss turn the newest loss ``l`` into
 
-    train = clip((l - mean) / sqrt(var + 1e-8), -5, 5).
+    train = clip((l - mean) / std, -5, 5),    std^2 = var + 1e-8 + (1e-5 mean)^2.
 
 A running mean of the validation loss, put on the *same* scale, gives the second number:
 the gap between the two means that opens when a model overfits.
 
-    valid = clip((valid_mean - mean) / sqrt(var + 1e-8), -5, 5)
+    valid = clip((valid_mean - mean) / std, -5, 5)
+
+The term ``1e-5 mean`` is ours: without it the rounding of a large, constant loss in
+float32 would look like news.
 
 A loss that is not finite teaches nothing and is left out of all averages, so NaN is how
 a compiled loop says "no validation loss at this step". Until the first validation loss
@@ -84,7 +87,8 @@ def features(statistics: LossStatistics, value: Float[Array, ""]) -> Float[Array
     mean, var = scale * s.mean, scale * s.var
     valid_scale = moments.debias(jnp.maximum(s.valid_count, 1), _RATE)
     valid = jnp.where(s.valid_count > 0, valid_scale * s.valid_mean, _bounded(value))
-    pair = (jnp.stack([_bounded(value), valid]) - mean) / jnp.sqrt(var + 1e-8)
+    std = jnp.sqrt(var + 1e-8 + (1e-5 * mean) ** 2)
+    pair = (jnp.stack([_bounded(value), valid]) - mean) / std
     return jnp.clip(pair, -_BOUND, _BOUND)
 
 

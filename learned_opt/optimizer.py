@@ -123,6 +123,8 @@ class Rule(abc.ABC):
             if params is None:
                 raise ValueError(_NO_PARAMS)
             _check_shapes(updates, params, state)
+            if not jax.tree.leaves(params):  # an empty group of `optax.partition`
+                return updates, state
             steps, state = self.advance(
                 theta,
                 state,

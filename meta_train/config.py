@@ -16,7 +16,7 @@ import learned_opt
 import pretrained
 import tasksets
 from learned_opt import LearnedOptimizer
-from meta_train.devices import lane_mesh
+from meta_train.devices import lane_mesh, replicate
 from meta_train.estimators import PES, EvolutionStrategy, FullES, TruncatedES
 from meta_train.inner_training import InnerTraining
 from meta_train.truncation import Truncation
@@ -104,16 +104,20 @@ class TrainConfig:
         devices = mesh.size if mesh else 1
         pairs = max(1, self.num_pairs // (len(groups) * devices)) * devices
         optimizer = self.learned_optimizer()
+        systems = [
+            InnerTraining.over(group, optimizer, train_weight=self.train_weight)
+            for group in groups
+        ]
         return tuple(
             ESTIMATORS[self.estimator](
-                InnerTraining.over(group, optimizer, train_weight=self.train_weight),
+                replicate(system, mesh),
                 self.truncation,
                 num_pairs=pairs,
                 sigma=self.sigma,
                 loss_cap=self.loss_cap,
                 mesh=mesh,
             )
-            for group in groups
+            for system in systems
         )
 
     def outer(self) -> optax.GradientTransformationExtraArgs:

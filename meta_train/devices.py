@@ -5,9 +5,10 @@ two devices give 2 to 2.6 times the throughput of one (`benchmarks/meta_training
 """
 
 import os
+from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def use_all_cores() -> None:
@@ -20,7 +21,12 @@ def use_all_cores() -> None:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keep every compiled program in a folder, however small it is."""
+    """Keep every compiled program in a folder, however small it is.
+
+    Does nothing where a folder was already chosen.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -35,6 +41,13 @@ def compiler_options() -> dict[str, int] | None:
     if jax.default_backend() != "cpu":
         return None
     return {"xla_backend_optimization_level": 1, "xla_cpu_prefer_vector_width": 512}
+
+
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """The same arrays on every device of a mesh, so that no step has to move them."""
+    if mesh is None:
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def lane_mesh() -> Mesh | None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from meta_train.devices import compiler_options
+from meta_train.devices import compiler_options, replicate
 from meta_train.estimators import Estimator
 from meta_train.system import Theta
 
@@ -60,9 +60,12 @@ def start(
         for estimator, lane_key in zip(estimators, keys, strict=True)
     )
     zero = jnp.zeros((), jnp.int32)
-    state = OuterState(zero, zero, theta, theta, optimizer.init(theta), lanes, step_key)
+    state = OuterState(zero, zero, theta, theta, optimizer.init(theta), (), step_key)
     # The step donates its state, and one buffer cannot be donated twice.
-    return jax.tree.map(lambda x: x.copy(), state)
+    state = jax.tree.map(lambda x: x.copy(), state)
+    # Placed as the step will return it, otherwise its second call compiles once more.
+    mesh = getattr(estimators[0], "mesh", None)
+    return replicate(state, mesh)._replace(lanes=lanes)
 
 
 def make_step(

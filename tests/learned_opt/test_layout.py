@@ -1,0 +1,73 @@
+"""Both layouts against numpy, on any list of tensors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learned_opt import Flat, PerTensor
+
+SHAPES = st.lists(
+    st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=4
+)
+few_examples = settings(max_examples=15, deadline=None)
+layouts = pytest.mark.parametrize("kind", [Flat, PerTensor])
+
+
+def tensors(shapes, lead=()):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=lead + s), jnp.float32) for s in shapes]
+
+
+@layouts
+@few_examples
+@given(shapes=SHAPES)
+def test_unravel_undoes_ravel(kind, shapes):
+    tree = tensors(shapes)
+    layout = kind(tree)
+    back = layout.unravel(layout.ravel(tree))
+    assert all(np.array_equal(a, b) for a, b in zip(tree, back, strict=True))
+
+
+@layouts
+@few_examples
+@given(shapes=SHAPES)
+def test_mean_is_the_mean_of_each_tensor_and_zero_for_an_empty_one(kind, shapes):
+    tree = tensors(shapes, lead=(2,))
+    layout = kind([x[0] for x in tree])
+    mean = layout.mean(layout.ravel(tree))
+    expected = [
+        x.reshape(2, -1).mean(1) if x.size else np.zeros(2) for x in map(np.array, tree)
+    ]
+    np.testing.assert_allclose(mean, np.stack(expected, -1), atol=1e-6)
+
+
+@layouts
+@pytest.mark.parametrize("lead", [(), (2,)])
+@few_examples
+@given(shapes=SHAPES)
+def test_spread_repeats_each_value_over_its_tensor(kind, lead, shapes):
+    tree = tensors(shapes, lead)
+    layout = kind(tensors(shapes))
+    values = jnp.arange(len(shapes)) + 10.0 * jnp.ones(lead + (1,))
+    zeros = jax.tree.map(jnp.zeros_like, tree)
+    field = layout.map(jnp.add, layout.ravel(zeros), layout.spread(values))
+    for i, x in enumerate(layout.unravel(field)):
+        assert x.shape == lead + shapes[i]
+        assert np.all(np.asarray(x) == i + 10.0)
+
+
+def test_spreading_over_many_tensors_is_the_same_function():
+    sizes = [1, 3] * 20
+    layout = Flat([jnp.zeros(n) for n in sizes])
+    values = jnp.arange(80.0).reshape(2, 40)
+    assert np.array_equal(layout.spread(values), np.repeat(values, sizes, axis=1))
+
+
+@layouts
+def test_a_model_without_tensors_is_a_model(kind):
+    layout = kind({})
+    assert layout.unravel(layout.ravel({})) == {}
+    assert layout.mean(layout.ravel({})).shape == (0,)

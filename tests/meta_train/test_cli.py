@@ -1,0 +1,61 @@
+"""The command line: help, errors in one sentence, durations."""
+
+import pytest
+
+from meta_train import cli
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "tasks", "pretrained", "demo"]
+)
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert "Example: learned-opt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["tasks", "show", "small_mpl/seed3"], "small_mlp"),
+        (["tasks", "list", "--suite", "digit"], "digits"),
+        (["evaluate", "scale_fre"], "scale_fre"),
+        (["train", "--optimizer", "hierarchica"], "hierarchical"),
+        (["train", "--time-budget", "nine"], "is no duration"),
+        (["pretrained", "show", "nothing_like_it"], "nothing_like_it"),
+    ],
+)
+def test_a_wrong_name_is_one_sentence_with_the_nearest_right_one(
+    arguments, sentence, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 1
+    out = capsys.readouterr().out
+    assert out.startswith("error:") and sentence in out
+    assert "Traceback" not in out
+
+
+def test_a_horizon_of_part_windows_is_refused_before_anything_runs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--window", "30", "--min-horizon", "100"])
+    assert stop.value.code != 0
+    captured = capsys.readouterr()
+    assert "whole number of windows" in captured.out + captured.err
+
+
+def test_tasks_are_listed_and_shown(capsys):
+    cli.main(["tasks", "list"])
+    cli.main(["tasks", "list", "--suite", "small_mlp", "--limit", "3"])
+    cli.main(["tasks", "show", "small_mlp/seed7"])
+    out = capsys.readouterr().out
+    assert "quadratic" in out and "small_mlp/seed2" in out and "1,930" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400)]
+)
+def test_durations_are_read_in_seconds_minutes_and_hours(text, value):
+    assert cli.seconds(text) == value
