@@ -56,6 +56,13 @@ class RuleState(Protocol):
         ...
 
 
+class TransformState(NamedTuple):
+    """State of the public transform of a `Rule`."""
+
+    rule: Any  # the rule's own: a NamedTuple of float32 and int32 arrays
+    made_for: "_Dtypes"  # no array: what the parameters were at `init`
+
+
 class Rule(abc.ABC):
     """An update rule written once, for any layout.
 
@@ -98,42 +105,44 @@ class Rule(abc.ABC):
           A transform whose ``update(grads, state, params, *, value, valid_value)``
           takes the training loss as ``value`` and, on steps where one was computed,
           the validation loss as ``valid_value`` (inside a compiled loop, NaN on the
-          other steps); rules without loss features ignore both. Its state is the
-          rule's own: a NamedTuple of float32 and int32 arrays.
+          other steps); rules without loss features ignore both.
 
         Raises (from ``update``):
           ValueError: ``params`` is missing; a signal the rule needs is missing; a leaf
-            changed its shape since ``init``.
+            changed its shape or dtype since ``init``.
         """
         horizon = None if num_steps is None else jnp.asarray(num_steps, jnp.float32)
 
-        def init_fn(params: optax.Params) -> Any:
-            return self.start(theta, _float32(params), PerTensor(params))
+        def init_fn(params: optax.Params) -> TransformState:
+            rule_state = self.start(theta, _float32(params), PerTensor(params))
+            return TransformState(rule_state, _Dtypes.of(params))
 
         def update_fn(
             updates: optax.Updates,
-            state: Any,
+            state: TransformState,
             params: optax.Params | None = None,
             *,
             value: ArrayLike | None = None,
             valid_value: ArrayLike | None = None,
             **extra: Any,
-        ) -> tuple[optax.Updates, Any]:
+        ) -> tuple[optax.Updates, TransformState]:
             del extra
             if params is None:
                 raise ValueError(_NO_PARAMS)
-            _check_shapes(updates, params, state)
+            _check_shapes(updates, params, state.rule)
+            state.made_for.check(params)
             if not jax.tree.leaves(params):  # an empty group of `optax.partition`
                 return updates, state
-            steps, state = self.advance(
+            steps, rule_state = self.advance(
                 theta,
-                state,
+                state.rule,
                 _float32(updates),
                 _float32(params),
                 PerTensor(params),
                 Signals(_scalar(value), _scalar(valid_value), horizon),
             )
-            return jax.tree.map(lambda u, p: u.astype(p.dtype), steps, params), state
+            steps = jax.tree.map(lambda u, p: u.astype(p.dtype), steps, params)
+            return steps, TransformState(rule_state, state.made_for)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)  # type: ignore[arg-type]
 
@@ -178,6 +187,51 @@ def _float32(tree: Any) -> Any:
 
 def _scalar(x: ArrayLike | None) -> Float[Array, ""] | None:
     return None if x is None else jnp.asarray(x, jnp.float32)
+
+
+@jax.tree_util.register_static
+class _Dtypes:
+    """The parameters' dtypes at `init`, kept beside the arrays of the state.
+
+    All instances compare equal: the dtypes are there for an error message, and must not
+    make two states differ in structure (optax builds states of placeholders).
+    """
+
+    def __init__(self, dtypes: tuple[str | None, ...]):
+        self._dtypes = dtypes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Dtypes)
+
+    def __hash__(self) -> int:
+        return hash(_Dtypes)
+
+    def __repr__(self) -> str:
+        return f"_Dtypes{self._dtypes}"
+
+    @classmethod
+    def of(cls, params: Any) -> "_Dtypes":
+        return cls(tuple(_dtype(leaf) for leaf in jax.tree.leaves(params)))
+
+    def check(self, params: Any) -> None:
+        named = jax.tree_util.tree_leaves_with_path(params)
+        if len(named) != len(self._dtypes):
+            raise ValueError(
+                f"the parameters have {len(named)} tensors, but the optimizer state was "
+                f"made for {len(self._dtypes)}; call `init` again with these parameters."
+            )
+        for (path, leaf), before in zip(named, self._dtypes, strict=True):
+            now = _dtype(leaf)
+            if None not in (before, now) and before != now:
+                raise ValueError(
+                    f"parameter {_name(path)} was {before} at `init` and is {now} now; "
+                    "call `init` again after a cast."
+                )
+
+
+def _dtype(leaf: Any) -> str | None:
+    """Name of an array's dtype; None for what is no array."""
+    return str(leaf.dtype) if hasattr(leaf, "dtype") else None
 
 
 def _check_shapes(updates: Any, params: Any, state: RuleState) -> None:

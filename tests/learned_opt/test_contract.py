@@ -86,7 +86,7 @@ def test_state_is_arrays_whose_types_never_change(case, small):
     updates, after = case.update(grads, state, params, VALUE)
     assert_same_types(state, after)
     assert_same_types(updates, params)
-    assert int(after.step) == 1
+    assert int(after.rule.step) == 1
 
 
 def test_it_scans_and_vmaps(case, small):
@@ -248,7 +248,7 @@ def test_optax_can_map_over_the_parts_shaped_like_parameters(case, small):
         case.tx, lambda x: "field", state, transform_non_params=lambda x: "other"
     )
     assert jax.tree.structure(marked) == jax.tree.structure(state)
-    fields = jax.tree.leaves(marked.slots)
+    fields = jax.tree.leaves(marked.rule.slots)
     assert fields == ["field"] * len(fields)
     others = len(jax.tree.leaves(state)) - len(fields)
     assert jax.tree.leaves(marked).count("other") == others
@@ -270,7 +270,7 @@ def test_a_changed_shape_is_an_error_that_names_the_tensor(case, small):
     with pytest.raises(ValueError, match=r"\['w'\].*\(4, 3\).*gradient.*\(2, 2\)"):
         bad = grads | {"w": jnp.ones((2, 2))}
         case.tx.update(bad, state, params, value=1.0)
-    if jax.tree.leaves(state.slots):
+    if jax.tree.leaves(state.rule.slots):
         with pytest.raises(ValueError, match=r"\['w'\].*\(2, 2\).*init.*\(4, 3\)"):
             other = params | {"w": jnp.ones((2, 2))}
             case.tx.update(other, state, other, value=1.0)
@@ -281,6 +281,22 @@ def test_a_changed_shape_is_an_error_that_names_the_tensor(case, small):
         case.tx.update(grads | {"new": jnp.ones(())}, state, params, value=1.0)
 
 
+def test_a_changed_dtype_is_an_error_that_names_the_tensor(case, small):
+    params, grads = small
+    state = case.tx.init(params)
+    cast = params | {"w": params["w"].astype(jnp.bfloat16)}
+    with pytest.raises(ValueError, match=r"\['w'\] was float32 at `init` and is bfloat"):
+        case.tx.update(grads, state, cast, value=1.0)
+
+
+def test_a_model_of_more_tensors_than_at_init_is_an_error(case, small):
+    params, grads = small
+    state = case.tx.init(params)
+    more = lambda tree: tree | {"new": jnp.ones(())}
+    with pytest.raises(ValueError, match="another structure|was made for"):
+        case.tx.update(more(grads), state, more(params), value=1.0)
+
+
 def test_sharded_parameters_keep_their_sharding(case):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("x"))
@@ -288,7 +304,7 @@ def test_sharded_parameters_keep_their_sharding(case):
     state = jax.jit(case.tx.init)(params)
     update = jax.jit(lambda g, s, p: case.tx.update(g, s, p, value=VALUE))
     updates, after = update(params, state, params)
-    for leaf in (updates["w"], *jax.tree.leaves(after.slots)):
+    for leaf in (updates["w"], *jax.tree.leaves(after.rule.slots)):
         assert leaf.sharding.is_equivalent_to(sharding, 2)
 
 
@@ -298,7 +314,7 @@ def test_explicitly_sharded_parameters_keep_their_sharding(case):
         params = {"w": jax.device_put(jnp.ones((8, 2)), jax.P("x", None))}
         update = lambda p: case.tx.update(p, case.tx.init(p), p, value=VALUE)
         updates, state = jax.jit(update)(params)
-        for leaf in (updates["w"], *jax.tree.leaves(state.slots)):
+        for leaf in (updates["w"], *jax.tree.leaves(state.rule.slots)):
             assert jax.typeof(leaf).sharding.spec == jax.P("x", None)
 
 

@@ -165,7 +165,7 @@ def run(theta, tensors, gradients, steps=3, losses=(1.0, 1.2, 0.9)):
     update = jax.jit(lambda g, s, p, l: tx.update(g, s, p, value=l))
     for t in range(steps):
         updates, state = update(gradients, state, tensors, losses[t])
-    return updates, state
+    return updates, state.rule
 
 
 def test_permuting_the_tensors_permutes_the_updates(theta):
