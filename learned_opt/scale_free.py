@@ -1,18 +1,19 @@
 """A small rule whose every feature is free of scale: no learning rate to tune.
 
-Each parameter sees twelve dimensionless numbers made of its gradient history (`_features`)
-and, through the first bias, how far the run has come. A 12-8-8-2 network answers with a
-correction ``d`` and a log step size ``s``:
+Each parameter sees twelve dimensionless numbers made of its gradient history
+(`_features`) and, through the first bias, how far the run has come. A 12-8-8-2 network
+answers with a correction ``d`` and a log step size ``s``:
 
-    step = -0.02 scale (m_.9 / sqrt(v_.999) + d) exp(s)
+    step = -0.05 decay(t / T) scale (m_.9 / sqrt(v_.999) + d) exp(s)
 
-with ``scale`` the size of the tensor the parameter belongs to. With zero weights in the
-last layer this is Adam with a relative step; training learns the rest. Rescaling the
-loss changes nothing, rescaling a weight matrix rescales its steps.
+with ``scale`` the size of the tensor the parameter belongs to and ``decay`` half a cosine
+from 1 to .02. With ``d = s = 0`` this is Adam with a relative step and a schedule, which
+is already hard to beat; training learns the rest. Rescaling the loss changes nothing,
+rescaling all weights rescales all steps.
 
 Two details keep it stable far beyond the horizons it was trained on. ``scale`` is
 bounded by the tensor's size at initialisation, so relative steps cannot compound; and
-time enters only as bounded functions of progress ``t / num_steps``.
+time enters only as bounded functions of progress ``t / T``.
 
 The ingredients are known: relative step sizes (You et al. 2017, LARS, 1708.03888; Metz
 et al. 2022, VeLO, 2211.09760), a nominal Adam term (Harrison et al. 2022, STAR,
@@ -35,6 +36,7 @@ _M_RATES = (0.5, 0.1, 0.01)  # momenta with decays .5, .9, .99
 _V_RATES = (0.1, 0.001)  # second moments with decays .9, .999
 _NUM_FEATURES = 12
 _NUM_TIME = 4
+_SMALLEST = 0.1  # least scale of a tensor, in units of the whole model's
 
 
 class ScaleFreeTheta(NamedTuple):
@@ -70,12 +72,13 @@ class ScaleFree(Rule):
     """
 
     hidden: int = 8
-    step_size: float = 0.02
+    step_size: float = 0.05
 
     def init(self, key: PRNGKeyArray) -> ScaleFreeTheta:
         layer_key, time_key = jax.random.split(key)
         widths = (_NUM_FEATURES, self.hidden, self.hidden, 2)
-        layers = network.mlp(layer_key, widths, last_gain=0.1)
+        # A small last layer: training starts near the optimizer of ``d = s = 0``.
+        layers = network.mlp(layer_key, widths, last_gain=0.03)
         time = network.dense(time_key, _NUM_TIME, self.hidden).w
         return ScaleFreeTheta(layers, time)
 
@@ -87,7 +90,7 @@ class ScaleFree(Rule):
         return ScaleFreeState(
             step=jnp.zeros((), jnp.int32),
             slots=ScaleFreeSlots(zeros, zeros, zeros, zeros, zeros),
-            initial_rms=moments.rms(layout.mean(layout.map(jnp.square, params))),
+            initial_rms=_rms_of(params, layout),
         )
 
     def advance(
@@ -100,37 +103,28 @@ class ScaleFree(Rule):
         signals: Signals,
     ) -> tuple[Field, ScaleFreeState]:
         num_steps = require_num_steps(self, signals)
+        progress = jnp.clip(state.step.astype(jnp.float32) / num_steps, 0.0, 1.0)
+        decay = 0.02 + 0.98 * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
         step = state.step + 1
         m_scale = [moments.debias(step, rate) for rate in _M_RATES]
         v_scale = [moments.debias(step, rate) for rate in _V_RATES]
 
-        def accumulate(g, mf, mm, ms, vf, vs):
-            return ScaleFreeSlots(
-                *(
-                    moments.toward(m, g, r)
-                    for m, r in zip((mf, mm, ms), _M_RATES, strict=True)
-                ),
-                *(
-                    moments.toward(v, g * g, r)
-                    for v, r in zip((vf, vs), _V_RATES, strict=True)
-                ),
-            )
-
-        slots = layout.map(accumulate, grads, *state.slots)
-        rms_p = moments.rms(layout.mean(layout.map(jnp.square, params)))
+        slots = layout.map(_accumulate, grads, *state.slots)
+        rms_p = _rms_of(params, layout)
         rms_g = moments.rms(v_scale[1] * layout.mean(slots.v_slow), 1e-30)
-        scale = jnp.maximum(jnp.minimum(rms_p, state.initial_rms), 0.01)
+        scale = jnp.minimum(rms_p, state.initial_rms)
+        scale = jnp.maximum(scale, _SMALLEST * _of_model(state.initial_rms, layout))
 
         first, *rest = theta.layers
-        time = _time_features(state.step.astype(jnp.float32), num_steps)
+        time = _time_features(progress, num_steps)
         layers = (first._replace(b=first.b + time @ theta.time), *rest)
 
         def update(g, p, mf, mm, ms, vf, vs, inv_rms_p, inv_rms_g, scale):
-            ms_ = [c * m for c, m in zip(m_scale, (mf, mm, ms), strict=True)]
-            vs_ = [c * v for c, v in zip(v_scale, (vf, vs), strict=True)]
-            x = _features(g, p, ms_, vs_, inv_rms_p, inv_rms_g)
+            m = [c * x for c, x in zip(m_scale, (mf, mm, ms), strict=True)]
+            v = [c * x for c, x in zip(v_scale, (vf, vs), strict=True)]
+            x = _features(g, p, m, v, inv_rms_p, inv_rms_g)
             d, s = network.unrolled(layers, x)
-            size = self.step_size * scale * jnp.exp(jnp.clip(s, -6.0, 3.0))
+            size = self.step_size * decay * scale * jnp.exp(jnp.clip(s, -6.0, 3.0))
             return -size * (x[2] + d)
 
         steps = layout.map(
@@ -138,18 +132,35 @@ class ScaleFree(Rule):
             grads,
             params,
             *slots,
-            layout.spread(1.0 / (rms_p + 1e-8)),
+            layout.spread(1.0 / rms_p),
             layout.spread(1.0 / rms_g),
             layout.spread(scale),
         )
         return steps, ScaleFreeState(step, slots, state.initial_rms)
 
 
+def _accumulate(g, m_fast, m_mid, m_slow, v_fast, v_slow) -> ScaleFreeSlots:
+    m, v = (m_fast, m_mid, m_slow), (v_fast, v_slow)
+    return ScaleFreeSlots(
+        *(moments.toward(a, g, rate) for a, rate in zip(m, _M_RATES, strict=True)),
+        *(moments.toward(a, g * g, rate) for a, rate in zip(v, _V_RATES, strict=True)),
+    )
+
+
+def _rms_of(params: Field, layout: Layout) -> Float[Array, "tensors"]:
+    return moments.rms(layout.mean(layout.map(jnp.square, params)))
+
+
+def _of_model(rms: Float[Array, "tensors"], layout: Layout) -> Float[Array, ""]:
+    """RMS over all parameters, from those of the tensors."""
+    sizes = jnp.array(layout.sizes, jnp.float32)
+    return jnp.sqrt(jnp.sum(sizes * rms**2) / jnp.maximum(jnp.sum(sizes), 1.0))
+
+
 def _time_features(
-    t: Float[Array, ""], num_steps: Float[Array, ""]
+    progress: Float[Array, ""], num_steps: Float[Array, ""]
 ) -> Float[Array, "time"]:
-    """Progress, its two ends magnified, and the (log) length of the run; all bounded."""
-    progress = jnp.clip(t / num_steps, 0.0, 1.0)
+    """Progress, its two ends magnified, and the log length of the run; all bounded."""
     length = jnp.clip(jnp.log(num_steps / 400.0) / 3.0, -1.0, 1.0)
     return jnp.stack(
         [progress, jnp.exp(-10 * progress), jnp.exp(-40 * (1 - progress)), length]

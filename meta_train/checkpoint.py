@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -39,18 +40,21 @@ class Checkpoints:
         self._warn = warn
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        keep: Any = ocp.training.preservation_policies.LatestN(_KEPT)
         self._checkpointer = ocp.training.Checkpointer(
-            folder.resolve(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(_KEPT),
+            str(folder.resolve()),
+            preservation_policy=keep,
             cleanup_tmp_directories=True,
         )
 
     def save(self, state: OuterState) -> None:
         """Write the state under its outer step; returns when it is safely on disk."""
         step = int(state.step)
-        if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
+        if any(
+            checkpoint.step == step for checkpoint in self._checkpointer.checkpoints
+        ):
             return
-        metadata = {"config": json.dumps(dataclasses.asdict(self._config))}
+        metadata: Any = {"config": json.dumps(dataclasses.asdict(self._config))}
         self._checkpointer.save(step, state, force=True, custom_metadata=metadata)
         digest = _digest(self._folder / str(step))
         path = self._folder / f"{step}.sha256"
@@ -83,13 +87,15 @@ class Checkpoints:
         return None
 
     def _restore_one(self, step: int, like: OuterState) -> OuterState:
-        metadata = self._checkpointer.metadata(step).custom_metadata or {}
+        metadata: Any = self._checkpointer.metadata(step).custom_metadata or {}
         made_by = TrainConfig(**json.loads(metadata["config"]))
         differences = made_by.differences(self._config)
         if differences:
             raise ValueError(f"made by another config ({'; '.join(differences)})")
         path = self._folder / f"{step}.sha256"
-        if path.exists() and path.read_text().strip() != _digest(self._folder / str(step)):
+        if path.exists() and path.read_text().strip() != _digest(
+            self._folder / str(step)
+        ):
             raise ValueError("its files are damaged (checksum mismatch)")
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like

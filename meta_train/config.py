@@ -70,10 +70,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self.truncation  # noqa: B018 - a wrong horizon must fail here, by name
         if not 0 <= self.train_weight <= 1:
-            raise ValueError(f"train_weight must be in [0, 1], got {self.train_weight}.")
+            raise ValueError(
+                f"train_weight must be in [0, 1], got {self.train_weight}."
+            )
         for name in ("num_tasks", "num_pairs", "outer_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}."
+                )
         for name in ("sigma", "loss_cap", "outer_learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -141,4 +145,6 @@ class TrainConfig:
     def differences(self, other: "TrainConfig") -> list[str]:
         """Fields in which two configs differ, as 'name: mine, not theirs'."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return [f"{k}: {mine[k]!r}, not {theirs[k]!r}" for k in mine if mine[k] != theirs[k]]
+        return [
+            f"{k}: {mine[k]!r}, not {theirs[k]!r}" for k in mine if mine[k] != theirs[k]
+        ]

@@ -45,7 +45,8 @@ def tasks() -> dict[str, list[tasksets.Task]]:
     held_out: Iterator[str] = iter(tasksets.names("small_mlp", split="test"))
     return {
         title: [
-            tasksets.get(next(held_out).partition("@")[0] + options) for _ in range(count)
+            tasksets.get(next(held_out).partition("@")[0] + options)
+            for _ in range(count)
         ]
         for title, (count, options) in _ROWS.items()
     }
@@ -113,4 +114,6 @@ def _but(lost: list[str]) -> str:
 
 def readable(theta_folder: Path) -> dict[str, Any]:
     """How a person uses what was just trained."""
-    return {"python": f"pretrained.load({str(theta_folder)!r}).transform(num_steps=...)"}
+    return {
+        "python": f"pretrained.load({str(theta_folder)!r}).transform(num_steps=...)"
+    }

@@ -16,7 +16,7 @@ def use_all_cores() -> None:
 
     Does nothing where the number was already chosen through ``jax_num_cpu_devices``.
     """
-    if jax.config.jax_num_cpu_devices < 1:
+    if _setting("jax_num_cpu_devices") < 1:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
@@ -25,7 +25,7 @@ def use_compilation_cache(folder: str) -> None:
 
     Does nothing where a folder was already chosen.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if _setting("jax_compilation_cache_dir") is not None:
         return
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -56,3 +56,7 @@ def lane_mesh() -> Mesh | None:
     if len(devices) == 1:
         return None
     return jax.make_mesh((len(devices),), ("lanes",), axis_types=(AxisType.Auto,))
+
+
+def _setting(name: str) -> Any:
+    return getattr(jax.config, name)  # jax makes these attributes at import

@@ -19,7 +19,7 @@ from meta_train import demo as demonstration
 from meta_train import evaluate as evaluation
 from meta_train import run
 from meta_train.config import TrainConfig
-from meta_train.evaluate import Contender, Curves, Row
+from meta_train.evaluate import Contender, Row
 
 if TYPE_CHECKING:
     from meta_train.cli import Demo, Evaluate
@@ -38,14 +38,18 @@ def train(
         f"{config.estimator} on {config.suite}, {len(jax.devices())} devices, in {folder}"
     )
     started = time.monotonic()
-    with _progress("{task.fields[rate]:>8,.0f} inner steps/s", "loss {task.fields[loss]}") as bar:
+    with _progress(
+        "{task.fields[rate]:>8,.0f} inner steps/s", "loss {task.fields[loss]}"
+    ) as bar:
         line = bar.add_task("compiling", total=config.outer_steps, rate=0.0, loss="-")
         smooth = None
 
         def show(progress: run.Progress) -> None:
             nonlocal smooth
             smooth = (
-                progress.loss if smooth is None else 0.98 * smooth + 0.02 * progress.loss
+                progress.loss
+                if smooth is None
+                else 0.98 * smooth + 0.02 * progress.loss
             )
             bar.update(
                 line,
@@ -188,7 +192,9 @@ def list_tasks(suite: str, limit: int) -> None:
     for name in names[:limit]:
         console.print(f"{name}  [dim]{tasksets.split_of(name)}[/]", highlight=False)
     if len(names) > limit:
-        console.print(f"... {len(names) - limit:,} more; --limit {len(names)} shows all")
+        console.print(
+            f"... {len(names) - limit:,} more; --limit {len(names)} shows all"
+        )
 
 
 def show_task(name: str) -> None:
@@ -248,5 +254,7 @@ def _save_tables(tables: dict[str, list[Row]], path: Path) -> None:
     for title, rows in tables.items():
         for row in rows:
             values: list[Any] = [title, *(getattr(row, name) for name in names)]
-            lines.append(",".join(f'"{v}"' if isinstance(v, str) else str(v) for v in values))
+            lines.append(
+                ",".join(f'"{v}"' if isinstance(v, str) else str(v) for v in values)
+            )
     path.write_text("\n".join(lines) + "\n")

@@ -23,7 +23,7 @@ import tasksets
 from learned_opt import Adam, LearnedOptimizer
 from meta_train.devices import compiler_options, lane_mesh
 from tasksets import Task
-from tasksets.task import SPLITS
+from tasksets.task import SPLITS, SplitName
 
 # 14 rates, evenly spaced in the logarithm from 1e-5 to 1.
 LEARNING_RATES = tuple(float(x) for x in np.logspace(-5, 0, 14))
@@ -201,12 +201,16 @@ class Row:
     diverged: int  # runs that ended non-finite
 
 
-def table(curves: Sequence[Curves], splits: Sequence[str] = ("test", "train")) -> list[Row]:
+def table(
+    curves: Sequence[Curves], splits: Sequence[str] = ("test", "train")
+) -> list[Row]:
     """Mean and median over tasks for each contender, split and figure."""
     rows = []
     for split in splits:
         for name, figure in FIGURES.items():
-            for c, losses in zip(curves, normalised(curves, split, figure), strict=True):
+            for c, losses in zip(
+                curves, normalised(curves, split, figure), strict=True
+            ):
                 scores = figure(losses)
                 diverged = ~np.isfinite(c.best(figure)[split][..., -1])
                 rows.append(
@@ -246,7 +250,11 @@ def _run_group(
     def train_lanes(stack: Task, grid: Any, indices: Array, keys: Array):
         def lane(index: Array, key: Array):
             one = lambda point: _train(
-                stack.lane(index), contender.make(point, num_steps), num_steps, num_evals, key
+                stack.lane(index),
+                contender.make(point, num_steps),
+                num_steps,
+                num_evals,
+                key,
             )
             return jax.vmap(one)(grid)
 
@@ -295,12 +303,15 @@ def _train(
         return (optax.apply_updates(params, updates), state), None
 
     def measure(params: Any) -> dict[str, Float[Array, ""]]:
-        def one(split: str, key: Array) -> Array:
-            batch_key, loss_key = jax.random.split(key)
-            return task.loss(params, task.batch(split, batch_key), loss_key)
+        def on(split: SplitName) -> Array:
+            def one(key: Array) -> Array:
+                batch_key, loss_key = jax.random.split(key)
+                return task.loss(params, task.batch(split, batch_key), loss_key)
+
+            return jnp.mean(jax.vmap(one)(keys))
 
         keys = jax.random.split(eval_key, _EVAL_BATCHES)
-        return {s: jnp.mean(jax.vmap(lambda k: one(s, k))(keys)) for s in SPLITS}
+        return {split: on(split) for split in SPLITS}
 
     def stretch(carry: Any, stretch_key: Array) -> tuple[Any, dict[str, Array]]:
         before = measure(carry[0])

@@ -1,6 +1,6 @@
 """Plots of runs and comparisons, as PNG. Needs matplotlib, which the extra "plot" brings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def plot_run(folder: Path) -> Path:
 
 
 def plot_comparison(
-    rows: dict[str, Sequence[Curves]], path: Path, *, split: str = "test"
+    rows: Mapping[str, Sequence[Curves]], path: Path, *, split: str = "test"
 ) -> Path:
     """Normalised loss over training steps, one panel per row, median over tasks.
 
@@ -66,7 +66,11 @@ def plot_comparison(
                 zorder=3 if i == 0 else 2,
             )
             ax.fill_between(
-                c.steps, by_seed.min(axis=0), by_seed.max(axis=0), color=color, alpha=0.15
+                c.steps,
+                by_seed.min(axis=0),
+                by_seed.max(axis=0),
+                color=color,
+                alpha=0.15,
             )
         ax.set(title=title, xlabel="training steps", ylim=(-0.02, 1.02))
         ax.grid(alpha=0.25)
@@ -79,10 +83,7 @@ def _smooth(values: np.ndarray, width: int = 51) -> np.ndarray:
     """Running median, shorter at the ends."""
     half = min(width, len(values)) // 2
     return np.array(
-        [
-            np.median(values[max(0, i - half) : i + half + 1])
-            for i in range(len(values))
-        ]
+        [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
     )
 
 

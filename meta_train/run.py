@@ -1,12 +1,12 @@
 """One meta-training run in one folder, which can be stopped at any instant and resumed.
 
-    folder/config.json       the config
-    folder/metrics.jsonl     one line per outer step; the same with and without a stop
-    folder/timing.jsonl      seconds and inner steps per second, which never are the same
-    folder/tensorboard/      both, for those who have it open anyway
-    folder/checkpoints/      the last few states
-    folder/theta/            the result, loadable with `pretrained.load`
-    folder/*.png             plots
+folder/config.json       the config
+folder/metrics.jsonl     one line per outer step; the same with and without a stop
+folder/timing.jsonl      seconds and inner steps per second, which never are the same
+folder/tensorboard/      both, for those who have it open anyway
+folder/checkpoints/      the last few states
+folder/theta/            the result, loadable with `pretrained.load`
+folder/*.png             plots
 """
 
 import dataclasses
@@ -103,7 +103,15 @@ def train(
     step = outer.make_step(optimizer, clip=config.clip)
     with _stop_signals() as stopped:
         state, reason = _loop(
-            config, step, estimators, state, checkpoints, log, deadline, stopped, on_progress
+            config,
+            step,
+            estimators,
+            state,
+            checkpoints,
+            log,
+            deadline,
+            stopped,
+            on_progress,
         )
     checkpoints.save(state)
     checkpoints.close()
@@ -144,7 +152,9 @@ def save_theta(config: TrainConfig, result: Result) -> Path:
 def read_metrics(folder: Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:
     """The columns of a run's log, each ``[steps]``."""
     rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-    return {key: np.array([row[key] for row in rows]) for key in (rows[0] if rows else {})}
+    return {
+        key: np.array([row[key] for row in rows]) for key in (rows[0] if rows else {})
+    }
 
 
 def _loop(
@@ -223,7 +233,8 @@ def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
         differences = config.differences(TrainConfig.load(path))
         if differences:
             raise ValueError(
-                f"{folder} holds a run of another config:\n  " + "\n  ".join(differences)
+                f"{folder} holds a run of another config:\n  "
+                + "\n  ".join(differences)
             )
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -89,4 +89,6 @@ def begin(
     system: System, theta: Theta, state: State, num_steps: Float[Array, ""]
 ) -> State:
     """``system.begin`` where there is one, otherwise the state as it is."""
-    return system.begin(theta, state, num_steps) if isinstance(system, Episodic) else state
+    return (
+        system.begin(theta, state, num_steps) if isinstance(system, Episodic) else state
+    )

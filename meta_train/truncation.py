@@ -49,7 +49,9 @@ class Truncation:
                 )
 
     @classmethod
-    def constant(cls, horizon: int, window: int, *, stagger: bool = True) -> "Truncation":
+    def constant(
+        cls, horizon: int, window: int, *, stagger: bool = True
+    ) -> "Truncation":
         """Every episode has ``horizon`` steps."""
         return cls(window, horizon, horizon, stagger)
 
@@ -69,10 +71,14 @@ class Truncation:
         """Length of a new episode, in windows."""
         low, high = self.min_horizon // self.window, self.max_windows
         # Each whole number n gets the log-uniform mass of [n, n + 1).
-        log_length = jax.random.uniform(key, (), minval=jnp.log(low), maxval=jnp.log(high + 1))
+        log_length = jax.random.uniform(
+            key, (), minval=jnp.log(low), maxval=jnp.log(high + 1)
+        )
         return jnp.clip(jnp.exp(log_length).astype(jnp.int32), low, high)
 
-    def first_cut(self, key: PRNGKeyArray, num_windows: Int[Array, ""]) -> Int[Array, ""]:
+    def first_cut(
+        self, key: PRNGKeyArray, num_windows: Int[Array, ""]
+    ) -> Int[Array, ""]:
         """After how many windows a lane's very first episode is reset."""
         if not self.stagger:
             return num_windows

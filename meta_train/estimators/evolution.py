@@ -20,7 +20,6 @@ from meta_train.estimators.estimator import Estimate
 from meta_train.system import State, System, Theta, begin, inputs, unroll
 from meta_train.truncation import Truncation
 
-
 _LANES, _EVERYWHERE = PartitionSpec("lanes"), PartitionSpec()
 
 
@@ -194,7 +193,7 @@ class EvolutionStrategy(abc.ABC):
         thetas: Theta,
         states: State,
         lane: Lane,
-        window: Int[Array, ""],
+        window: int | Int[Array, ""],
         key: PRNGKeyArray,
     ) -> tuple[State, Float[Array, "particles steps"]]:
         """Run particles ``[particles, ...]`` through one window with common keys."""
@@ -205,7 +204,9 @@ class EvolutionStrategy(abc.ABC):
         def particle(theta: Theta, state: State):
             begun = begin(self.system, theta, state, lane.horizon)
             first = (lane.window + window) == 0
-            state = jax.tree.map(lambda new, old: _select(first, new, old), begun, state)
+            state = jax.tree.map(
+                lambda new, old: _select(first, new, old), begun, state
+            )
             return unroll(self.system, theta, state, xs)
 
         return jax.vmap(particle)(thetas, states)
@@ -246,7 +247,9 @@ def guard(
 
 def _flatten(estimator: EvolutionStrategy) -> tuple[Any, Any]:
     """A system that is no pytree travels as a static part, hashed by identity."""
-    system, *static = (getattr(estimator, f.name) for f in dataclasses.fields(estimator))
+    system, *static = (
+        getattr(estimator, f.name) for f in dataclasses.fields(estimator)
+    )
     if jax.tree_util.all_leaves([system]) and isinstance(system, System):
         return (), (system, tuple(static))
     return (system,), (None, tuple(static))

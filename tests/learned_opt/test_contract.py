@@ -285,7 +285,9 @@ def test_a_changed_dtype_is_an_error_that_names_the_tensor(case, small):
     params, grads = small
     state = case.tx.init(params)
     cast = params | {"w": params["w"].astype(jnp.bfloat16)}
-    with pytest.raises(ValueError, match=r"\['w'\] was float32 at `init` and is bfloat"):
+    with pytest.raises(
+        ValueError, match=r"\['w'\] was float32 at `init` and is bfloat"
+    ):
         case.tx.update(grads, state, cast, value=1.0)
 
 

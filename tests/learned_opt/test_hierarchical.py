@@ -127,7 +127,7 @@ def test_three_steps_equal_a_recomputation_in_numpy(theta):
     for t in range(3):
         grads = make_tree(t + 1, scale=40.0 if t == 1 else 1.0)  # one meets the clip
         updates, state = update(grads, state, params, losses[t], valids[t])
-        pair = loss_features.features(state.losses, losses[t])
+        pair = loss_features.features(state.rule.losses, losses[t])
         expected = reference.step(grads, params, np.asarray(pair))
         for name in params:
             np.testing.assert_allclose(updates[name], expected[name], rtol=2e-4)

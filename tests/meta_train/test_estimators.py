@@ -207,7 +207,9 @@ def _episode_gradient(cls, system_class, window: int) -> tuple[float, float]:
 
     def one(key):
         estimator = cls(system_class(), truncation, NUM_PAIRS // batches, sigma=SIGMA)
-        return 4 * jnp.mean(_estimates(estimator, jnp.float32(THETA), windows, key).grad)
+        return 4 * jnp.mean(
+            _estimates(estimator, jnp.float32(THETA), windows, key).grad
+        )
 
     samples = np.asarray(jax.lax.map(one, jax.random.split(KEY, batches)), np.float64)
     return float(samples.mean()), float(samples.std(ddof=1) / np.sqrt(batches))
@@ -309,7 +311,9 @@ def test_the_variance_of_pes_follows_its_formula(structure):
     measured = np.asarray(totals, np.float64).var(axis=0).sum()
     np.testing.assert_allclose(measured, truth, rtol=0.04)
     np.testing.assert_allclose(
-        np.asarray(totals).mean(axis=0), g.sum(axis=(0, 1)), atol=6 * (truth / repeats) ** 0.5
+        np.asarray(totals).mean(axis=0),
+        g.sum(axis=(0, 1)),
+        atol=6 * (truth / repeats) ** 0.5,
     )
 
 

@@ -103,7 +103,9 @@ def test_a_broken_optimizer_is_last_and_counted(real):
     rows = evaluate.table(list(real.values()), ["test"])
     broken = [row for row in rows if row.contender == "nan"]
     assert all(row.diverged == 4 for row in broken)
-    assert all(row.mean >= max(r.mean for r in rows) - 1e-6 for row in broken)
+    for row in broken:
+        others = [r for r in rows if r.figure == row.figure and r is not row]
+        assert all(row.mean > other.mean for other in others)
 
 
 def test_seeds_and_tasks_differ(real):
@@ -112,7 +114,9 @@ def test_seeds_and_tasks_differ(real):
 
 
 def test_steps_that_do_not_divide_are_an_error():
-    with pytest.raises(ValueError, match="num_steps=41 is not a multiple of num_evals=4"):
+    with pytest.raises(
+        ValueError, match="num_steps=41 is not a multiple of num_evals=4"
+    ):
         evaluate.run(TASKS, [], num_steps=41, num_evals=4)
 
 

@@ -32,7 +32,8 @@ class _Fixed:
 
 
 jax.tree_util.register_pytree_node(
-    _Fixed, lambda x: ((), (x.grad["a"].item(), x.grad["b"].item())),
+    _Fixed,
+    lambda x: ((), (x.grad["a"].item(), x.grad["b"].item())),
     lambda aux, _: _Fixed({"a": aux[0], "b": aux[1]}),
 )
 
@@ -90,7 +91,9 @@ def test_the_average_lags_behind_theta_and_starts_as_a_plain_mean():
     for _ in range(4):
         state, _ = step(estimators, state)
     np.testing.assert_allclose(state.theta["a"], 0.4, rtol=1e-5)
-    np.testing.assert_allclose(state.average["a"], np.mean([0.1, 0.2, 0.3, 0.4]), rtol=1e-5)
+    np.testing.assert_allclose(
+        state.average["a"], np.mean([0.1, 0.2, 0.3, 0.4]), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["scale_free", "hierarchical", "per_parameter_mlp"])

@@ -118,7 +118,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     unbroken, tmp_path, damage
 ):
     older, newer = _stopped_twice(tmp_path)
-    files = [p for p in (tmp_path / "checkpoints" / str(newer)).rglob("d/*") if p.is_file()]
+    files = [
+        p for p in (tmp_path / "checkpoints" / str(newer)).rglob("d/*") if p.is_file()
+    ]
     victim = max(files, key=lambda p: p.stat().st_size)
     data = victim.read_bytes()
     if damage == "truncate":

@@ -1,0 +1,37 @@
+"""What people are told to type works as it stands."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+# Lengths that would take minutes; everything else runs as printed.
+SHORTER = {"outer_steps=3000": "outer_steps=3", "outer_steps=1000": "outer_steps=3"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all snippets: later ones use what earlier ones made."""
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.mark.xdist_group("readme")
+def test_the_three_uses_work_from_the_readme_in_at_most_ten_lines(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert len(SNIPPETS) >= 3
+    for snippet in SNIPPETS[:3]:
+        lines = [line for line in snippet.splitlines() if line.strip()]
+        assert len(lines) <= 10, snippet
+        for long, short in SHORTER.items():
+            snippet = snippet.replace(long, short)
+        exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_notebook_trains_a_flax_model_well():
+    names = runpy.run_path(str(ROOT / "notebooks" / "train_a_flax_model.py"))
+    assert names["accuracy"] > 0.9
+    assert float(names["loss"]) < 0.1
