@@ -88,7 +88,7 @@ class Checkpoints:
 
     def _restore_one(self, step: int, like: OuterState) -> OuterState:
         metadata: Any = self._checkpointer.metadata(step).custom_metadata or {}
-        made_by = TrainConfig(**json.loads(metadata["config"]))
+        made_by = TrainConfig.parse(metadata["config"])
         differences = made_by.differences(self._config)
         if differences:
             raise ValueError(f"made by another config ({'; '.join(differences)})")

@@ -5,7 +5,9 @@ resumed run is checked against.
 """
 
 import dataclasses
+import itertools
 import json
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,8 +38,8 @@ class TrainConfig:
     """What to meta-train: a name that `learned-opt optimizers` lists."""
     suite: str = "small_mlp"
     """Suite of tasks to train on (its training names only)."""
-    task_options: str = ""
-    """Fields to fix in every task, e.g. 'hidden=32&activation=relu'."""
+    task_options: tuple[str, ...] = ()
+    """Fields to fix in the tasks, e.g. 'hidden=32&activation=relu'; tasks take turns."""
     num_tasks: int = 256
     """Tasks drawn from the suite; those of equal structure share a program."""
     init_from: str = ""
@@ -46,7 +48,9 @@ class TrainConfig:
     estimator: Literal["pes", "truncated_es", "full_es"] = "pes"
     num_pairs: int = 32
     """Antithetic pairs over all groups; divided over groups and devices."""
-    window: int = 25
+    lane_batch: int | None = None
+    """Pairs a device runs at once; 2 to 4 suit the larger optimizers on a CPU."""
+    window: int = 50
     """Inner steps per estimate, the truncation length K."""
     min_horizon: int = 100
     max_horizon: int = 1600
@@ -102,7 +106,8 @@ class TrainConfig:
         """One estimator per group of tasks of equal structure."""
         tasks = tasksets.sample(self.num_tasks, suite=self.suite, seed=self.seed)
         if self.task_options:
-            tasks = [tasksets.get(f"{task.name}?{self.task_options}") for task in tasks]
+            options = itertools.cycle(self.task_options)
+            tasks = [tasksets.get(f"{task.name}?{next(options)}") for task in tasks]
         groups = tasksets.group_by_structure(tasks)
         mesh = lane_mesh()
         devices = mesh.size if mesh else 1
@@ -119,6 +124,7 @@ class TrainConfig:
                 num_pairs=pairs,
                 sigma=self.sigma,
                 loss_cap=self.loss_cap,
+                lane_batch=self.lane_batch,
                 mesh=mesh,
             )
             for system in systems
@@ -133,6 +139,16 @@ class TrainConfig:
             return optax.with_extra_args_support(optax.adam(rate))
         return pretrained.optimizer(self.outer_optimizer, num_steps=self.outer_steps)
 
+    def command(self) -> str:
+        """The command line of a run with this config."""
+        words = ["learned-opt", "train"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                values = value if isinstance(value, tuple) else (value,)
+                words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+        return shlex.join(words)
+
     def save(self, path: Path) -> None:
         """Write as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
@@ -140,7 +156,14 @@ class TrainConfig:
     @classmethod
     def load(cls, path: Path) -> "TrainConfig":
         """Read what `save` wrote."""
-        return cls(**json.loads(path.read_text()))
+        return cls.parse(path.read_text())
+
+    @classmethod
+    def parse(cls, text: str) -> "TrainConfig":
+        """The config of a JSON object, such as `save` writes."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["task_options"] = tuple(fields["task_options"])
+        return cls(**fields)
 
     def differences(self, other: "TrainConfig") -> list[str]:
         """Fields in which two configs differ, as 'name: mine, not theirs'."""

@@ -9,7 +9,7 @@ comparison reached, clipped, NaN counts as 1.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,8 +25,8 @@ from meta_train.devices import compiler_options, lane_mesh
 from tasksets import Task
 from tasksets.task import SPLITS, SplitName
 
-# 14 rates, evenly spaced in the logarithm from 1e-5 to 1.
-LEARNING_RATES = tuple(float(x) for x in np.logspace(-5, 0, 14))
+# 14 rates, evenly spaced in the logarithm from 1e-5 to 1.6; 1e-3 is among them.
+LEARNING_RATES = tuple(float(10.0 ** (-5 + 0.4 * i)) for i in range(14))
 _EVAL_BATCHES = 5  # per split and measurement
 
 
@@ -38,11 +38,13 @@ class Contender:
       name: how results call it.
       make: ``make(point, num_steps)`` gives an optax transform; traced.
       grid: pytree of arrays with a leading axis of points, tuned per task.
+      also: points of the grid that are contenders of their own, untuned, by name.
     """
 
     name: str
     make: Callable[[Any, int], optax.GradientTransformation]
     grid: Any
+    also: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def num_points(self) -> int:
@@ -64,21 +66,22 @@ def learned(name: str, optimizer: LearnedOptimizer, theta: Any) -> Contender:
     )
 
 
-def adam(name: str, *rates: float) -> Contender:
+def adam(name: str, *rates: float, also: Mapping[str, int] | None = None) -> Contender:
     """Adam at the best of the given learning rates."""
     thetas = [Adam(learning_rate=rate).init(jax.random.key(0)) for rate in rates]
     return Contender(
         name,
         lambda point, num_steps: Adam().transform(point),
         jax.tree.map(lambda *xs: jnp.stack(xs), *thetas),
+        also or {},
     )
 
 
 def baselines() -> tuple[Contender, ...]:
     """What a learned optimizer must be compared with before anyone believes it."""
+    default = {"Adam 1e-3": LEARNING_RATES.index(1e-3)}
     return (
-        adam("Adam, best of 14 rates per task", *LEARNING_RATES),
-        adam("Adam 1e-3", 1e-3),
+        adam("Adam, best of 14 rates per task", *LEARNING_RATES, also=default),
         fixed("Prodigy, defaults", optax.contrib.prodigy()),
     )
 
@@ -158,16 +161,19 @@ def run(
     groups = tasksets.group_by_structure(tasks)
     names = tuple(task.name for group in groups for task in group)
     total, curves = len(groups) * len(contenders), []
-    for contender in contenders:
+    for number, contender in enumerate(contenders):
         parts = []
         for group in groups:
             parts.append(
                 _run_group(group, contender, num_steps, num_seeds, num_evals, seed)
             )
-            on_group(len(curves) * len(groups) + len(parts), total)
+            on_group(number * len(groups) + len(parts), total)
         losses = {s: np.concatenate([part[s] for part in parts]) for s in SPLITS}
         steps = np.arange(num_evals + 1) * (num_steps // num_evals)
         curves.append(Curves(contender.name, names, steps, losses))
+        for name, point in contender.also.items():
+            alone = {s: x[:, point : point + 1] for s, x in losses.items()}
+            curves.append(Curves(name, names, steps, alone))
     return curves
 
 

@@ -126,19 +126,15 @@ def train(
 def save_theta(config: TrainConfig, result: Result) -> Path:
     """Write the result as a pretrained folder, with a card that says how it was made."""
     path = result.folder / "theta"
-    command = " ".join(
-        f"--{f.name.replace('_', '-')} {getattr(config, f.name)}"
-        for f in dataclasses.fields(config)
-        if getattr(config, f.name) != f.default
-    )
+    options = " or ".join(config.task_options)
     card = pretrained.Card(
         summary=f"{config.optimizer} after {result.outer_steps} outer steps.",
         trained_on=(
             f"{config.num_tasks} tasks of the suite {config.suite}"
-            f"{' with ' + config.task_options if config.task_options else ''}, horizons "
+            f"{' with ' + options if options else ''}, horizons "
             f"{config.min_horizon} to {config.max_horizon}, seed {config.seed}."
         ),
-        command=f"learned-opt train {command}".strip(),
+        command=config.command(),
         compute="not recorded",
         results="not evaluated yet: `learned-opt evaluate` does it.",
         failures="unknown until evaluated.",

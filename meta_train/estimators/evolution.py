@@ -71,6 +71,8 @@ class EvolutionStrategy(abc.ABC):
         pair that diverged on both sides contributes nothing. The target is then the
         gradient of the capped loss. Without a cap, a step at which either member is
         non-finite is left out of the difference.
+      lane_batch: lanes that a device runs at once, the others taking turns; for systems
+        so large that all lanes together leave the caches. None runs all at once.
       mesh: one-dimensional mesh with the axis "lanes"; None runs on one device.
     """
 
@@ -79,6 +81,7 @@ class EvolutionStrategy(abc.ABC):
     num_pairs: int
     sigma: float = 0.01
     loss_cap: float | None = None
+    lane_batch: int | None = None
     mesh: Mesh | None = None
 
     particles = 2  # per lane
@@ -120,10 +123,14 @@ class EvolutionStrategy(abc.ABC):
         flat, unravel = ravel_pytree(theta)
 
         def run(estimator: EvolutionStrategy, flat, lanes: Lane, keys: PRNGKeyArray):
-            def window(lane: Lane, lane_key: PRNGKeyArray):
-                return estimator._lane(Perturbable(flat, unravel), lane, lane_key)
+            def window(lane_and_key: tuple[Lane, PRNGKeyArray]):
+                return estimator._lane(Perturbable(flat, unravel), *lane_and_key)
 
-            sums, lanes = jax.vmap(window)(lanes, keys)
+            if estimator.lane_batch is None:
+                sums, lanes = jax.vmap(window)((lanes, keys))
+            else:
+                size = estimator.lane_batch
+                sums, lanes = jax.lax.map(window, (lanes, keys), batch_size=size)
             sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
             if self.mesh is not None:
                 sums = jax.lax.psum(sums, "lanes")

@@ -380,6 +380,17 @@ def test_lanes_on_eight_devices_give_what_one_device_gives(cls):
     assert set(one.metrics) == set(eight.metrics)
 
 
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_lanes_that_take_turns_give_what_all_at_once_give(cls):
+    truncation = Truncation.log_uniform(2, 8, 2)
+    theta = jnp.array([0.3, -0.2, 0.5])
+    at_once, turns = (
+        _estimates(cls(Spy(2), truncation, 6, sigma=0.3, lane_batch=b), theta, 6)
+        for b in (None, 2)
+    )
+    np.testing.assert_allclose(at_once.grad, turns.grad, rtol=2e-4, atol=1e-4)
+
+
 def test_pairs_that_do_not_divide_over_the_devices_are_an_error():
     estimator = PES(Linear(), Truncation.constant(4, 2), 9, mesh=lane_mesh())
     with pytest.raises(ValueError, match="9 pairs do not divide over 8 devices"):

@@ -128,3 +128,20 @@ def test_a_contender_may_be_any_function_of_a_grid_point():
     losses = curves[0].losses["train"]
     assert losses.shape == (1, 2, 1, 2)
     assert losses[0, 0, 0, 0] == losses[0, 0, 0, 1]  # a rate of zero learns nothing
+
+
+def test_the_baselines_hold_a_tuned_and_a_default_adam():
+    tuned, prodigy = evaluate.baselines()
+    assert tuned.num_points == 14 and prodigy.num_points == 1
+    (index,) = tuned.also.values()
+    rate = jnp.exp(tuned.grid.log_learning_rate[index])
+    np.testing.assert_allclose(rate, 1e-3, rtol=1e-5)
+
+
+def test_a_point_of_a_grid_can_be_a_contender_of_its_own():
+    grid = evaluate.adam("tuned", 1e-4, 1e-2, also={"small": 0})
+    tuned, small = evaluate.run(
+        TASKS[:1], [grid], num_steps=4, num_seeds=1, num_evals=1
+    )
+    assert (tuned.contender, small.contender) == ("tuned", "small")
+    np.testing.assert_array_equal(small.losses["test"], tuned.losses["test"][:, :1])

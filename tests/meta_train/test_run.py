@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import pretrained
-from meta_train import CheckpointError, TrainConfig, run
+from meta_train import CheckpointError, TrainConfig, demo, run
 
 CONFIG = TrainConfig(
     optimizer="adam",
-    task_options="hidden=20-20&activation=tanh",
+    task_options=("hidden=20-20&activation=tanh",),
     num_tasks=4,
     num_pairs=8,
     window=5,
@@ -168,8 +168,9 @@ run.train(config, Path(sys.argv[2]), resume=True)
 """
 
 
-def _kill_and_resume(tmp_path: Path, kills: int, seed: int) -> None:
-    config = dataclasses.replace(CONFIG, outer_steps=400)
+def _kill_and_resume(
+    tmp_path: Path, config: TrainConfig, kills: int, seed: int
+) -> None:
     path = tmp_path / "given.json"
     config.save(path)
     repository = Path(__file__).parents[2]
@@ -196,7 +197,7 @@ def _kill_and_resume(tmp_path: Path, kills: int, seed: int) -> None:
         worker.send_signal(signal.SIGKILL)
         worker.wait()
         killed += 1
-    assert killed >= min(kills, 2), "the run must be killed in the middle of things"
+    assert killed == kills, "the run must last long enough to be killed this often"
     assert start("killed").wait(timeout=300) == 0
     assert _lines(tmp_path / "killed") == _lines(tmp_path / "quiet")
     steps = [json.loads(line)["step"] for line in _lines(tmp_path / "killed")]
@@ -209,9 +210,11 @@ def _count(folder: Path) -> int:
 
 
 def test_a_run_killed_twice_ends_as_if_nothing_had_happened(tmp_path):
-    _kill_and_resume(tmp_path, kills=2, seed=0)
+    config = dataclasses.replace(CONFIG, outer_steps=400)
+    _kill_and_resume(tmp_path, config, kills=2, seed=0)
 
 
 @pytest.mark.slow
-def test_a_run_killed_ten_times_ends_as_if_nothing_had_happened(tmp_path):
-    _kill_and_resume(tmp_path, kills=10, seed=1)
+def test_the_demo_killed_ten_times_ends_as_if_nothing_had_happened(tmp_path):
+    config = dataclasses.replace(demo.config(), outer_steps=400)
+    _kill_and_resume(tmp_path, config, kills=10, seed=1)
