@@ -4,10 +4,10 @@ Each parameter sees twelve dimensionless numbers made of its gradient history
 (`_features`) and, through the first bias, how far the run has come. A 12-8-8-2 network
 answers with a correction ``d`` and a log step size ``s``:
 
-    step = -0.05 decay(t / T) scale (m_.9 / sqrt(v_.999) + d) exp(s)
+    step = -decay(t / T) exp(s) (0.07 scale (m_.9 / sqrt(v_.999) + d) + 0.002 p)
 
 with ``scale`` the size of the tensor the parameter belongs to and ``decay`` half a cosine
-from 1 to .02. With ``d = s = 0`` this is Adam with a relative step and a schedule, which
+from 1 to .02. With ``d = s = 0`` this is AdamW with a relative step and a schedule, which
 is already hard to beat; training learns the rest. Rescaling the loss changes nothing,
 rescaling all weights rescales all steps.
 
@@ -69,10 +69,12 @@ class ScaleFree(Rule):
     Attributes:
       hidden: width of both hidden layers, 1 to 16 (elementwise code, see `unrolled`).
       step_size: relative step of the untrained rule, > 0.
+      weight_decay: share of a parameter that an untrained step takes away, >= 0.
     """
 
     hidden: int = 8
-    step_size: float = 0.05
+    step_size: float = 0.07
+    weight_decay: float = 0.002
 
     def init(self, key: PRNGKeyArray) -> ScaleFreeTheta:
         layer_key, time_key = jax.random.split(key)
@@ -124,8 +126,9 @@ class ScaleFree(Rule):
             v = [c * x for c, x in zip(v_scale, (vf, vs), strict=True)]
             x = _features(g, p, m, v, inv_rms_p, inv_rms_g)
             d, s = network.unrolled(layers, x)
-            size = self.step_size * decay * scale * jnp.exp(jnp.clip(s, -6.0, 3.0))
-            return -size * (x[2] + d)
+            rate = decay * jnp.exp(jnp.clip(s, -6.0, 3.0))
+            step = self.step_size * scale * (x[2] + d) + self.weight_decay * p
+            return -rate * step
 
         steps = layout.map(
             update,

@@ -50,7 +50,7 @@ class TrainConfig:
     """Antithetic pairs over all groups; divided over groups and devices."""
     lane_batch: int | None = None
     """Pairs a device runs at once; 2 to 4 suit the larger optimizers on a CPU."""
-    window: int = 50
+    window: int = 100
     """Inner steps per estimate, the truncation length K."""
     min_horizon: int = 100
     max_horizon: int = 1600

@@ -38,8 +38,8 @@ def config(optimizer: str = "scale_free", seed: int = 0) -> TrainConfig:
         optimizer=optimizer,
         suite="small_mlp",
         task_options=(_RELU, _TANH),
-        train_weight=0.3,
-        outer_steps=2600,
+        train_weight=0.2,
+        outer_steps=900,
         seed=seed,
     )
     if optimizer == "scale_free":
@@ -88,39 +88,35 @@ class Verdict:
 
 
 def verdicts(tables: dict[str, list[Row]]) -> list[Verdict]:
-    """What the demonstration set out to show, checked on the held-out (test) losses."""
-    result = []
-    for baseline in ("Adam 1e-3", "Prodigy, defaults"):
-        lost = [
-            f"{title}, {mine.figure}"
-            for title, rows in tables.items()
-            for mine, theirs in _pairs(rows, baseline, "test")
-            if mine.mean >= theirs.mean
-        ]
-        claim = f"lower test loss than {baseline} on every row, over the run and final"
-        result.append(Verdict(claim + _but(lost), not lost))
-    in_distribution = next(iter(tables.values()))
+    """Every comparison on held-out (test) losses, the lost ones by name.
+
+    What the demonstration set out to show comes first: over the run, the rule beats both
+    untuned baselines on every row, and tuned Adam on new tasks of its distribution.
+    """
+    untuned = ("Adam 1e-3", "Prodigy, defaults")
     tuned = "Adam, best of 14 rates per task"
-    lost = [
-        f"{mine.mean:.4f} against {theirs.mean:.4f}"
-        for mine, theirs in _pairs(in_distribution, tuned, "test")
-        if mine.figure == "mean over run" and mine.mean >= theirs.mean
+    in_distribution = dict(list(tables.items())[:1])
+    return [
+        *(_verdict(tables, baseline, "mean over run") for baseline in untuned),
+        _verdict(in_distribution, tuned, "mean over run"),
+        *(_verdict(tables, baseline, "final") for baseline in untuned),
+        _verdict(tables, tuned, "mean over run"),
+        _verdict(tables, tuned, "final"),
     ]
-    claim = (
-        "lower mean test loss over the run than per-task-tuned Adam, in distribution"
-    )
-    result.append(Verdict(claim + _but(lost), not lost))
-    return result
 
 
-def _pairs(rows: list[Row], baseline: str, split: str) -> Iterator[tuple[Row, Row]]:
-    """The learned optimizer's row beside the baseline's, for each figure."""
-    learned = rows[0].contender
-    theirs = {r.figure: r for r in rows if (r.contender, r.split) == (baseline, split)}
-    for row in rows:
-        if (row.contender, row.split) == (learned, split):
-            yield row, theirs[row.figure]
-
-
-def _but(lost: list[str]) -> str:
-    return f" (lost: {'; '.join(lost)})" if lost else ""
+def _verdict(tables: dict[str, list[Row]], baseline: str, figure: str) -> Verdict:
+    """Whether the learned optimizer beats a baseline on every row given."""
+    lost = []
+    for title, rows in tables.items():
+        shown = {
+            row.contender: row.mean
+            for row in rows
+            if (row.split, row.figure) == ("test", figure)
+        }
+        mine, theirs = shown[rows[0].contender], shown[baseline]
+        if mine >= theirs:
+            lost.append(f"{title}: {mine:.4f} against {theirs:.4f}")
+    where = "every row" if len(tables) > 1 else next(iter(tables))
+    claim = f"{figure}: beats {baseline} on {where}"
+    return Verdict(claim + (f" (lost: {'; '.join(lost)})" if lost else ""), not lost)
