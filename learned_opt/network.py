@@ -50,10 +50,10 @@ def unrolled(layers: Sequence[Dense], features: Sequence[Array]) -> list[Array]:
     values = list(features)
     for depth, (w, b) in enumerate(layers):
         sums = []
-        for j in range(w.shape[1]):
-            total = b[j] + w[0, j] * values[0]
-            for i in range(1, len(values)):
-                total = total + w[i, j] * values[i]
+        for w_j, b_j in zip(jnp.unstack(w, axis=1), jnp.unstack(b), strict=True):
+            total = b_j
+            for w_ij, value in zip(jnp.unstack(w_j), values, strict=True):
+                total = total + w_ij * value
             sums.append(total)
         last = depth == len(layers) - 1
         values = sums if last else [jax.nn.relu(s) for s in sums]

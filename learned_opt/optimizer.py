@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from learned_opt.layout import Field, Layout, PerTensor
+from learned_opt.layout import Field, Flat, Layout, PerTensor
 
 Theta = Any  # meta-parameters: a pytree of float32 arrays
 
@@ -92,7 +92,11 @@ class Rule(abc.ABC):
         """One step: what to *add* to the parameters, and the next state."""
 
     def transform(
-        self, theta: Theta, *, num_steps: ArrayLike | None = None
+        self,
+        theta: Theta,
+        *,
+        num_steps: ArrayLike | None = None,
+        layout: type[PerTensor] | type[Flat] = PerTensor,
     ) -> optax.GradientTransformationExtraArgs:
         """The optax transform of this rule with meta-parameters ``theta``.
 
@@ -100,6 +104,8 @@ class Rule(abc.ABC):
           theta: meta-parameters, as made by ``init``.
           num_steps: length of the whole run in updates, > 0; rules with a notion of
             progress need it, the others ignore it.
+          layout: `Flat` compiles and runs faster for small models on one device; it
+            gathers sharded parameters and needs concrete ones at ``init``.
 
         Returns:
           A transform whose ``update(grads, state, params, *, value, valid_value)``
@@ -114,7 +120,8 @@ class Rule(abc.ABC):
         horizon = None if num_steps is None else jnp.asarray(num_steps, jnp.float32)
 
         def init_fn(params: optax.Params) -> TransformState:
-            rule_state = self.start(theta, _float32(params), PerTensor(params))
+            view = layout(params)
+            rule_state = self.start(theta, view.ravel(_float32(params)), view)
             return TransformState(rule_state, _Dtypes.of(params))
 
         def update_fn(
@@ -129,18 +136,22 @@ class Rule(abc.ABC):
             del extra
             if params is None:
                 raise ValueError(_NO_PARAMS)
-            _check_shapes(updates, params, state.rule)
+            _check_structure(updates, params)
+            if layout is PerTensor:
+                _check_slots(state.rule, params)
             state.made_for.check(params)
             if not jax.tree.leaves(params):  # an empty group of `optax.partition`
                 return updates, state
+            view = layout(params)
             steps, rule_state = self.advance(
                 theta,
                 state.rule,
-                _float32(updates),
-                _float32(params),
-                PerTensor(params),
+                view.ravel(_float32(updates)),
+                view.ravel(_float32(params)),
+                view,
                 Signals(_scalar(value), _scalar(valid_value), horizon),
             )
+            steps = view.unravel(steps)
             steps = jax.tree.map(lambda u, p: u.astype(p.dtype), steps, params)
             return steps, TransformState(rule_state, state.made_for)
 
@@ -234,7 +245,7 @@ def _dtype(leaf: Any) -> str | None:
     return str(leaf.dtype) if hasattr(leaf, "dtype") else None
 
 
-def _check_shapes(updates: Any, params: Any, state: RuleState) -> None:
+def _check_structure(updates: Any, params: Any) -> None:
     structure = jax.tree.structure(params)
     if jax.tree.structure(updates) != structure:
         raise ValueError(
@@ -243,6 +254,10 @@ def _check_shapes(updates: Any, params: Any, state: RuleState) -> None:
             f"  parameters: {structure}"
         )
     _check_leaves(updates, params, "its gradient has")
+
+
+def _check_slots(state: RuleState, params: Any) -> None:
+    structure = jax.tree.structure(params)
     is_field = lambda x: jax.tree.structure(x) == structure
     for slot in jax.tree.leaves(state.slots, is_leaf=is_field):
         if not is_field(slot):

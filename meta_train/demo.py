@@ -18,6 +18,7 @@ NUM_STEPS = 500  # of every evaluation run
 NUM_SEEDS = 3
 _RELU = "hidden=32&activation=relu"
 _TANH = "hidden=20-20&activation=tanh"
+_SCARCE = "&num_train=120"  # a quarter of the tasks can be overfitted at once
 
 # Row title -> (number of tasks, what follows family/seedN in their names) per structure.
 _ROWS = {
@@ -37,9 +38,9 @@ def config(optimizer: str = "scale_free", seed: int = 0) -> TrainConfig:
     train = TrainConfig(
         optimizer=optimizer,
         suite="small_mlp",
-        task_options=(_RELU, _TANH),
+        task_options=(*(_RELU, _TANH) * 3, _RELU + _SCARCE, _TANH + _SCARCE),
         train_weight=0.2,
-        outer_steps=900,
+        outer_steps=750,
         seed=seed,
     )
     if optimizer == "scale_free":
