@@ -42,12 +42,12 @@ def _lines(folder: Path) -> list[str]:
     return (folder / "metrics.jsonl").read_text().splitlines()
 
 
-def _stop_after(steps: int):
-    """A progress callback that sends this process SIGTERM."""
+def _stop_after(steps: int, number: int = signal.SIGTERM):
+    """A progress callback that sends this process a signal."""
 
     def on_progress(progress):
         if progress.step == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     return on_progress
 
@@ -64,11 +64,13 @@ def test_a_run_leaves_all_that_its_folder_should_hold(unbroken):
     assert list((unbroken / "tensorboard").iterdir())
 
 
-def test_sigterm_ends_a_run_with_a_checkpoint_and_resuming_changes_nothing(
-    unbroken, tmp_path
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_a_run_with_a_checkpoint_and_resuming_changes_nothing(
+    unbroken, tmp_path, name
 ):
-    stopped = run.train(CONFIG, tmp_path, on_progress=_stop_after(5))
-    assert stopped.reason == "SIGTERM" and not stopped.finished
+    stop = _stop_after(5, signal.Signals[name])
+    stopped = run.train(CONFIG, tmp_path, on_progress=stop)
+    assert stopped.reason == name and not stopped.finished
     assert 5 <= stopped.outer_steps < 12
     resumed = run.train(CONFIG, tmp_path, resume=True)
     assert resumed.finished
