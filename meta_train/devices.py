@@ -1,7 +1,7 @@
 """Devices: every CPU core is one, and lanes are spread over all of them.
 
-XLA runs one program per device faster than one program over several threads: on two cores,
-two devices give 2 to 2.6 times the throughput of one (`benchmarks/meta_training.py`).
+On CPU, XLA runs one program per device faster than one program over several threads:
+the loops here are too short to be worth dividing.
 """
 
 import os
@@ -35,7 +35,7 @@ def use_compilation_cache(folder: str) -> None:
 def compiler_options() -> dict[str, int] | None:
     """How to compile programs made of many small fused loops, None for the defaults.
 
-    On CPU, LLVM's level 1 compiles them twice as fast as its default and runs them no
+    On CPU, LLVM's level 1 compiles them in less time than its default and runs them no
     slower, and full-width vectors run them faster.
     """
     if jax.default_backend() != "cpu":
