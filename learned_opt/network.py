@@ -1,7 +1,7 @@
 """Per-parameter networks in the two forms that are fast, and an LSTM for tensors.
 
 Both forms treat features as *separate or leading-axis* arrays; a trailing feature axis
-turns stacking into a scatter and costs 3 to 10 times.
+turns stacking into a scatter, which is several times slower.
 """
 
 from collections.abc import Sequence
