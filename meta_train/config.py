@@ -72,7 +72,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.truncation  # noqa: B018 - a wrong horizon must fail here, by name
+        _ = self.truncation  # a wrong horizon must fail here, by name
         if not 0 <= self.train_weight <= 1:
             raise ValueError(
                 f"train_weight must be in [0, 1], got {self.train_weight}."

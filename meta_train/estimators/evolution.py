@@ -263,6 +263,6 @@ def _flatten(estimator: EvolutionStrategy) -> tuple[Any, Any]:
 
 
 def _select(condition: Bool[Array, ""], new: Array, old: Array) -> Array:
-    return jax.lax.select_n(
-        jnp.broadcast_to(condition, jnp.shape(old)), old, new.astype(old.dtype)
-    )
+    # Not jnp.where: a state may hold random keys, which cannot be cast or promoted.
+    new = new if new.dtype == old.dtype else new.astype(old.dtype)
+    return jax.lax.select_n(jnp.broadcast_to(condition, old.shape), old, new)

@@ -166,7 +166,7 @@ class NeverForgets(PES):
             object.__delattr__(self, "_fresh")
 
 
-class HalfAsMuch(PES):
+class TwiceAsMuch(PES):
     """Mutant: sigma^2 in place of 2 sigma^2."""
 
     def _window(self, theta, lane, key):
@@ -186,7 +186,7 @@ class OneWindowLate(PES):
 
 
 @pytest.mark.parametrize(
-    "mutant", [ForgetsThePast, NeverForgets, HalfAsMuch, OneWindowLate]
+    "mutant", [ForgetsThePast, NeverForgets, TwiceAsMuch, OneWindowLate]
 )
 def test_the_credit_test_notices_a_broken_estimator(mutant):
     assert _credit_error(mutant) > 0.05
@@ -274,6 +274,27 @@ def test_the_start_of_an_episode_gets_its_gradient():
     estimator = PES(Begun(), Truncation.constant(6, 2), num_pairs=100_000, sigma=0.2)
     grads = np.asarray(_estimates(estimator, jnp.float32(0.5), 33).grad)[3:]
     assert abs(grads.mean() / 6 - 1) < 0.02
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_a_state_may_hold_a_random_key(cls):
+    class Keyed:
+        def init(self, key):
+            return key, jnp.zeros(())
+
+        def step(self, theta, state, key):
+            del key
+            chain, total = state
+            chain, now = jax.random.split(chain)
+            total = total + theta
+            return (chain, total), total + jax.random.normal(now)
+
+    truncation = Truncation.constant(4, 2)
+    plain, keyed = (
+        _estimates(cls(system, truncation, 6, sigma=0.5), jnp.float32(0.1), 6)
+        for system in (Linear(), Keyed())
+    )
+    np.testing.assert_allclose(plain.grad, keyed.grad, rtol=1e-2, atol=1e-3)
 
 
 # Variance.
