@@ -1,8 +1,119 @@
-"""The loss and the metric of every classification task."""
+"""Classification of images by any network: the problem, its loss and its metric.
+
+    loss = mean_b CE(network(params, x_b), label_b)
+
+A `Network` is structure, like the problem that holds it: a frozen dataclass that is
+told the shape of an input and the number of classes when it initialises. Normalisation:
+initial loss log(classes), best loss 0.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from tasksets.data import Dataset, Examples
+from tasksets.images import DrawnImages, ImageNumbers, Images, serve
+from tasksets.sampling import ImageConfig
+from tasksets.task import Problem, SplitName
+
+Params = PyTree
+
+
+class Network(Protocol):
+    """From inputs to logits; hashable, pure, and equal to what computes the same."""
+
+    def init(
+        self, numbers: Any, shape: tuple[int, ...], num_outputs: int, key: PRNGKeyArray
+    ) -> Params:
+        """Initial parameters for inputs of `shape`, without the batch."""
+        ...
+
+    def apply(
+        self,
+        numbers: Any,
+        params: Params,
+        inputs: Float[Array, "batch *shape"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, "batch outputs"]:
+        """Logits; `key` serves noise within the network, such as dropout."""
+        ...
+
+
+class ClassificationNumbers(NamedTuple):
+    """What may differ between tasks of equal structure."""
+
+    network: Any  # the network's own
+    images: ImageNumbers
+    initial_loss: Float[Array, "*lanes"]  # log(classes)
+    best_loss: Float[Array, "*lanes"]  # 0
+
+
+@dataclass(frozen=True)
+class Classification(Problem):
+    """The structure of a task that classifies images with a network."""
+
+    network: Network
+    images: Images
+
+    def init(self, numbers: ClassificationNumbers, key: PRNGKeyArray) -> Params:
+        classes = self.images.dataset.num_classes
+        return self.network.init(numbers.network, self.images.shape, classes, key)
+
+    def draw(
+        self,
+        numbers: ClassificationNumbers,
+        data: Dataset,
+        split: SplitName,
+        key: PRNGKeyArray,
+    ) -> DrawnImages:
+        return self.images.draw(numbers.images, data, split, key)
+
+    def take(
+        self,
+        numbers: ClassificationNumbers,
+        data: Dataset,
+        split: SplitName,
+        drawn: DrawnImages,
+    ) -> Examples:
+        return self.images.take(numbers.images, data, split, drawn)
+
+    def loss(
+        self,
+        numbers: ClassificationNumbers,
+        params: Params,
+        batch: Examples,
+        key: PRNGKeyArray,
+    ) -> Float[Array, ""]:
+        logits = self.network.apply(numbers.network, params, batch.inputs, key)
+        return cross_entropy(logits, batch.labels)
+
+    def metrics(
+        self,
+        numbers: ClassificationNumbers,
+        params: Params,
+        batch: Examples,
+        key: PRNGKeyArray,
+    ) -> dict[str, Float[Array, ""]]:
+        logits = self.network.apply(numbers.network, params, batch.inputs, key)
+        return {"accuracy": accuracy(logits, batch.labels)}
+
+
+def build_classification(
+    network: Network, network_numbers: Any, config: ImageConfig, *, center: bool = False
+) -> tuple[Classification, ClassificationNumbers, Dataset]:
+    """The task of classifying a config's images with a network."""
+    images, image_numbers, data = serve(config, center=center)
+    numbers = ClassificationNumbers(
+        network=network_numbers,
+        images=image_numbers,
+        initial_loss=jnp.float32(np.log(data.info.num_classes)),
+        best_loss=jnp.float32(0.0),
+    )
+    return Classification(network, images), numbers, data
 
 
 def cross_entropy(

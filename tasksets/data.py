@@ -115,8 +115,12 @@ def available() -> list[str]:
     return sorted(_LOADERS)
 
 
-def load(name: str) -> Dataset:
-    """The data set on the device: loaded at the first call, the same arrays after."""
+def load(name: str, num_per_valid: int | None = None) -> Dataset:
+    """The data set on the device: loaded at the first call, the same arrays after.
+
+    `num_per_valid` examples go to each validation split that is carved from training
+    examples, where the data set leaves that open; None: what sampled tasks hold out.
+    """
     if name not in _LOADERS:
         if name in KNOWN_ELSEWHERE:
             raise DataNotFoundError(name)

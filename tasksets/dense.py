@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tasksets.activations import Activation
-from tasksets.initializers import InitializerNumbers, Kind, init_matrix
+from tasksets.initializers import InitializerNumbers, Kind, init_weight
 
 Layers = dict[str, dict[str, Float[Array, "..."]]]
 
@@ -18,7 +18,7 @@ def init_mlp(
     layer_keys = jax.random.split(key, len(shapes))
     return {
         f"layer_{i}": {
-            "w": init_matrix(kind, scale, shape, layer_key),
+            "w": init_weight(kind, scale, shape, layer_key),
             "b": jnp.zeros(shape[1]),
         }
         for i, (shape, layer_key) in enumerate(zip(shapes, layer_keys, strict=True))
@@ -27,7 +27,7 @@ def init_mlp(
 
 def apply_mlp(
     layers: Layers, inputs: Float[Array, "batch *shape"], activation: Activation
-) -> Float[Array, "batch classes"]:
+) -> Float[Array, "batch outputs"]:
     """Logits: every layer but the last is followed by the activation."""
     x = inputs.reshape(inputs.shape[0], -1)
     for i in range(len(layers)):

@@ -1,6 +1,9 @@
-"""A family: a distribution over configs, and the task that a config describes."""
+"""Where tasks come from: a family samples configs, a fixed group lists them.
 
-from collections.abc import Callable
+Either way a config is a frozen dataclass, and `build` makes the task of one.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +11,22 @@ from jaxtyping import PyTree
 
 from tasksets.task import Problem
 
+Build = Callable[[Any], tuple[Problem, Any, PyTree]]  # -> problem, numbers, data
+
 
 @dataclass(frozen=True)
 class Family:
-    """Everything that the registry knows about a family."""
+    """A distribution over configs; its tasks are called `name/seedN`."""
 
     name: str
-    sample: Callable[[int], Any]  # seed -> config, a frozen dataclass
-    build: Callable[[Any], tuple[Problem, Any, PyTree]]  # -> problem, numbers, data
+    sample: Callable[[int], Any]  # seed -> config
+    build: Build
+
+
+@dataclass(frozen=True)
+class FixedTasks:
+    """A group of hand-made configs, each under its own name."""
+
+    name: str
+    configs: Mapping[str, Any]  # name of a task -> config
+    build: Build

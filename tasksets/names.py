@@ -1,6 +1,7 @@
 """Names: the grammar of task names, and the error for a name nobody knows.
 
     family/seedN[@dataset][?field=value&field=value]
+    fixed_task[@dataset][?field=value&field=value]
 
 `mlp_family/seed7` is the task that TaskSet calls `mlp_family_seed7` (which is
 accepted too); `@digits` swaps its data set; `?hidden=128-128&activation=tanh` changes
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _GRAMMAR = re.compile(
-    r"(?P<family>[A-Za-z]\w*?)[/_]seed(?P<seed>\d+)"
+    r"(?P<family>[A-Za-z]\w*?)([/_]seed(?P<seed>\d+))?"
     r"(@(?P<dataset>[^?@]+))?(\?(?P<fields>.+))?"
 )
 
@@ -36,8 +37,8 @@ class UnknownNameError(LookupError):
 class TaskName:
     """The parts of a task's name."""
 
-    family: str
-    seed: int
+    family: str  # or the name of a fixed task
+    seed: int | None  # None: a fixed task
     dataset: str | None = None  # None: the one that the config says
     fields: tuple[tuple[str, str], ...] = ()  # (field, value as spelled)
 
@@ -49,7 +50,7 @@ class TaskName:
     @property
     def root(self) -> str:
         """The part that decides whether a task is for training or for testing."""
-        return f"{self.family}/seed{self.seed}"
+        return self.family if self.seed is None else f"{self.family}/seed{self.seed}"
 
 
 def parse(name: str) -> TaskName:
@@ -58,7 +59,7 @@ def parse(name: str) -> TaskName:
     if match is None:
         raise ValueError(
             f"cannot read the task name {name!r}; names look like "
-            "'mlp_family/seed7', 'mlp_family/seed7@digits' or "
+            "'mlp_family/seed7', 'mlp_family/seed7@digits', 'TwoD_Bowl10' or "
             "'small_mlp/seed3@digits?hidden=128-128&activation=tanh'"
         )
     fields = []
@@ -67,9 +68,8 @@ def parse(name: str) -> TaskName:
         if not equals:
             raise ValueError(f"{assignment!r} in {name!r} is not of form field=value")
         fields.append((field, value))
-    return TaskName(
-        match["family"], int(match["seed"]), match["dataset"], tuple(fields)
-    )
+    seed = None if match["seed"] is None else int(match["seed"])
+    return TaskName(match["family"], seed, match["dataset"], tuple(fields))
 
 
 def override(config: Any, name: TaskName) -> tuple[Any, TaskName]:

@@ -1,65 +1,41 @@
-"""Thousands of tasks by name: families, suites, and the split of training and test.
+"""Tasks by name: the families and fixed tasks there are, and the task of a name.
 
     get("mlp_family/seed7@digits")    the task of a name, the same on every machine
-    names("small_mlp")                the names of a suite, in a stable order
-    sample(64, suite="small_mlp")     tasks for meta-training; split="test" for the rest
+    config("TwoD_Bowl10")             the config that it is built from
+    split_of("mlp_family/seed7")      whether it is for training or for testing
 
-A hash of `family/seedN` sends a fifth of all tasks to the test split. What follows the
-seed in a name does not count, so that no variant of a test task is trained on.
+A hash of the name's root, `family/seedN`, sends a fifth of all tasks to the test split.
+What follows in a name does not count, so that no variant of a test task is trained on.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from tasksets import stacking
 from tasksets.data import DataNotFoundError
 from tasksets.families import mlp, quadratic, small_mlp
-from tasksets.family import Family
+from tasksets.family import Build, Family, FixedTasks
 from tasksets.names import TaskName, UnknownNameError, override, parse
 from tasksets.task import Task
 
 TaskSplit = Literal["train", "test"]
 
-
-@dataclass(frozen=True)
-class SuitePart:
-    """Consecutive seeds of one family."""
-
-    family: str
-    num_seeds: int
-    dataset: str | None = None  # None: what each config says
-
-    def names(self) -> Iterable[str]:
-        return (
-            str(TaskName(self.family, seed, self.dataset))
-            for seed in range(self.num_seeds)
-        )
-
-
 _FAMILIES: dict[str, Family] = {}
-
-_SUITES: dict[str, tuple[SuitePart, ...]] = {
-    # The sampled families of TaskSet that are here; most need prepared data.
-    "taskset": (SuitePart("mlp_family", 1000), SuitePart("quadratic_family", 1000)),
-    # Runs anywhere: the same networks on bundled data.
-    "digits": (SuitePart("mlp_family", 1000, "digits"),),
-    # Few structures, many lanes: for meta-training.
-    "small_mlp": (SuitePart("small_mlp", 10000, "digits"),),
-    "quadratic": (SuitePart("quadratic_family", 1000),),
-}
+_FIXED: dict[str, FixedTasks] = {}  # by the name of a task
 
 
-def register(family: Family) -> None:
-    """Adds a family; its tasks are then `get("<family.name>/seedN")`."""
-    if family.name in _FAMILIES:
-        raise ValueError(f"there is a family {family.name!r} already")
-    _FAMILIES[family.name] = family
+def register(source: Family | FixedTasks) -> None:
+    """Adds a family, whose tasks are `name/seedN`, or a group of fixed tasks."""
+    new = [source.name] if isinstance(source, Family) else list(source.configs)
+    for name in new:
+        if name in _FAMILIES or name in _FIXED:
+            raise ValueError(f"there is a task or family {name!r} already")
+    if isinstance(source, Family):
+        _FAMILIES[source.name] = source
+    else:
+        _FIXED.update(dict.fromkeys(new, source))
 
 
 for _module in (mlp, quadratic, small_mlp):
@@ -71,17 +47,9 @@ def families() -> list[str]:
     return sorted(_FAMILIES)
 
 
-def suites() -> list[str]:
-    """The names of the suites."""
-    return sorted(_SUITES)
-
-
-def names(suite: str, split: TaskSplit | None = None) -> list[str]:
-    """The names of a suite in a stable order; of one split where it is given."""
-    if suite not in _SUITES:
-        raise UnknownNameError("suite", suite, _SUITES)
-    every = (name for part in _SUITES[suite] for name in part.names())
-    return [name for name in every if split is None or split_of(name) == split]
+def fixed() -> list[str]:
+    """The names of the fixed tasks."""
+    return sorted(_FIXED)
 
 
 def split_of(name: str) -> TaskSplit:
@@ -97,13 +65,12 @@ def config(name: str) -> Any:
 
 
 def get(name: str) -> Task:
-    """The task of a name, `family/seedN[@dataset][?field=value&field=value]`.
+    """The task of a name: `family/seedN` or a fixed task's, with `[@dataset][?field=v]`.
 
     Raises `UnknownNameError` for names nobody knows, with the nearest that somebody
     does, and `DataNotFoundError` for a data set that is not on this machine.
     """
-    task_name, task_config = _configure(name)
-    build = _FAMILIES[task_name.family].build
+    task_name, task_config, build = _configure(name)
     # A task may be asked for inside a trace; its leaves must not be tracers.
     with jax.ensure_compile_time_eval():
         try:
@@ -114,49 +81,25 @@ def get(name: str) -> Task:
     return Task(problem, numbers, data, str(task_name))
 
 
-@overload
-def sample(
-    n: int,
-    *,
-    suite: str,
-    split: TaskSplit = ...,
-    seed: int = ...,
-    group_by_structure: Literal[False] = ...,
-) -> list[Task]: ...
-@overload
-def sample(
-    n: int,
-    *,
-    suite: str,
-    split: TaskSplit = ...,
-    seed: int = ...,
-    group_by_structure: Literal[True],
-) -> list[list[Task]]: ...
-def sample(
-    n: int,
-    *,
-    suite: str,
-    split: TaskSplit = "train",
-    seed: int = 0,
-    group_by_structure: bool = False,
-) -> list[Task] | list[list[Task]]:
-    """`n` different tasks of a suite, drawn uniformly; as lists that stack if asked."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split is 'train' or 'test', not {split!r}")
-    choice = names(suite, split)
-    if n > len(choice):
-        raise ValueError(
-            f"suite {suite!r} has {len(choice)} tasks to {split} with, {n} were asked"
-        )
-    order = np.random.RandomState(seed).permutation(len(choice))[:n]
-    tasks = [get(choice[index]) for index in order]
-    return stacking.group_by_structure(tasks) if group_by_structure else tasks
-
-
-def _configure(name: str) -> tuple[TaskName, Any]:
+def _configure(name: str) -> tuple[TaskName, Any, Build]:
     task_name = parse(name)
-    if task_name.family not in _FAMILIES:
-        raise UnknownNameError("family", task_name.family, _FAMILIES)
-    sampled = _FAMILIES[task_name.family].sample(task_name.seed)
-    task_config, canonical = override(sampled, task_name)
-    return canonical, task_config
+    plain, build = _plain_config(task_name)
+    task_config, canonical = override(plain, task_name)
+    return canonical, task_config, build
+
+
+def _plain_config(name: TaskName) -> tuple[Any, Build]:
+    if name.seed is None:
+        if name.family in _FAMILIES:
+            raise ValueError(
+                f"{name.family!r} is a family; its tasks are '{name.family}/seed0', "
+                f"'{name.family}/seed1' and so on"
+            )
+        if name.family not in _FIXED:
+            raise UnknownNameError("task", name.family, {*_FIXED, *_FAMILIES})
+        group = _FIXED[name.family]
+        return group.configs[name.family], group.build
+    if name.family not in _FAMILIES:
+        raise UnknownNameError("family", name.family, _FAMILIES)
+    family = _FAMILIES[name.family]
+    return family.sample(name.seed), family.build

@@ -6,6 +6,7 @@ over sorted names.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
@@ -106,19 +107,32 @@ def augmentation(rng: RandomState) -> AugmentationConfig:
     )
 
 
-@dataclass(frozen=True)
-class ImageDataConfig:
-    """An image data set and how it is served."""
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """An image data set and how it is served: the fields of every image family."""
 
-    name: str  # uniform over ten sets
+    dataset: str  # uniform over ten sets
     batch_size: int  # logint 8-512 for the mnists, 8-256 for the others
     num_train: int | None  # examples; U(1000, 55000 or 50000); None: all there are
     just_train: bool  # sampled with p .1 or .2, and never applied by TaskSet's loader
-    augmentation: AugmentationConfig | None  # with p .3
+    augmentation: AugmentationConfig | None  # with p .3; serves all four splits
+    num_per_valid: int | None = None  # examples; None: what sampled families hold out
+
+    def dataset_as_taskset(self) -> list[Any]:
+        """The data set in the form of TaskSet's JSON: [name, served, augmentation]."""
+        served: dict[str, Any] = {
+            "bs": self.batch_size,
+            "num_train": self.num_train,
+            "just_train": self.just_train,
+        }
+        if self.dataset in _MNIST_LIKE:
+            served["num_classes"] = 10
+        augmented = vars(self.augmentation).copy() if self.augmentation else None
+        return [self.dataset, served, augmented]
 
 
-def image_data(rng: RandomState) -> ImageDataConfig:
-    """One image data set; the augmentation is drawn before the batch size."""
+def image_fields(rng: RandomState) -> dict[str, Any]:
+    """The fields of an `ImageConfig`; augmentation is drawn before the batch size."""
     name = str(rng.choice(sorted(_MNIST_LIKE + _CIFAR_LIKE + _WHOLE_SETS)))
     augmented = augmentation(rng) if with_probability(rng, 0.3) else None
     mnist_like = name in _MNIST_LIKE
@@ -127,4 +141,10 @@ def image_data(rng: RandomState) -> ImageDataConfig:
     if name not in _WHOLE_SETS:
         num_train = linear_int(rng, 1000, 55000 if mnist_like else 50000)
     just_train = with_probability(rng, 0.1 if mnist_like else 0.2)
-    return ImageDataConfig(name, batch_size, num_train, just_train, augmented)
+    return {
+        "dataset": name,
+        "batch_size": batch_size,
+        "num_train": num_train,
+        "just_train": just_train,
+        "augmentation": augmented,
+    }

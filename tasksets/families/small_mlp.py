@@ -24,7 +24,7 @@ from tasksets.classification import accuracy, cross_entropy
 from tasksets.data import Dataset, DatasetInfo, Examples, draw_indices, load, take
 from tasksets.dense import Layers, apply_mlp, init_mlp
 from tasksets.family import Family
-from tasksets.initializers import InitializerNumbers, initializer
+from tasksets.initializers import InitializerNumbers, normal_initializer
 from tasksets.task import Problem, SplitName
 
 _SHAPES = ((32,), (20, 20))
@@ -93,7 +93,7 @@ class SmallMlpProblem(Problem):
         )
 
     def init(self, numbers: SmallMlpNumbers, key: PRNGKeyArray) -> Layers:
-        layers = init_mlp(self.sizes, "normal", numbers.initializer, key)
+        layers = init_mlp(self.sizes, "entrywise", numbers.initializer, key)
         return jax.tree.map(lambda w: w / numbers.reparam_scale, layers)
 
     def draw(
@@ -193,9 +193,8 @@ def build(config: SmallMlpConfig) -> tuple[SmallMlpProblem, SmallMlpNumbers, Dat
     problem = SmallMlpProblem(
         config.hidden, config.activation, config.batch_size, data.info
     )
-    _, scale = initializer("variance_scaling", 1.0)
     numbers = SmallMlpNumbers(
-        initializer=scale._replace(gain=jnp.float32(config.init_scale**2)),
+        initializer=normal_initializer(config.init_scale, per_fan_in=True),
         reparam_scale=jnp.float32(config.reparam_scale),
         label_noise=jnp.float32(config.label_noise),
         num_train=jnp.int32(data.num_train(num_train)),

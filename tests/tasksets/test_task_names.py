@@ -57,7 +57,7 @@ def test_an_unknown_name_shows_the_nearest(name, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mlp_family", "cannot read the task name"),
+        ("mlp_family", "is a family; its tasks are 'mlp_family/seed0'"),
         ("mlp_family/seed7/", "cannot read the task name"),
         ("small_mlp/seed1?hidden=a", "cannot read hidden='a'"),
         ("small_mlp/seed1?hidden", "not of form field=value"),
@@ -103,7 +103,7 @@ def test_names_of_suites_are_canonical():
             assert str(parse(name)) == name
 
 
-@pytest.mark.parametrize("suite", registry.suites())
+@pytest.mark.parametrize("suite", tasksets.suites())
 def test_a_fifth_of_a_suite_is_for_testing_and_none_of_it_for_training(suite):
     train = tasksets.names(suite, "train")
     test = tasksets.names(suite, "test")
