@@ -8,9 +8,11 @@ windows into meta-gradients, `train` runs the outer loop in a folder that can be
     estimator = PES(system, Truncation.log_uniform(100, 1600, 25), num_pairs=32)
     state = outer.start((estimator,), theta, tx, key)
     state, metrics = outer.make_step(tx)((estimator,), state)
+
+Importing this package registers the family `lopt_pes` with `tasksets`.
 """
 
-from meta_train import evaluate, outer
+from meta_train import evaluate, learned_optimizer_task, outer
 from meta_train.checkpoint import CheckpointError
 from meta_train.config import TrainConfig
 from meta_train.estimators import PES, Estimate, Estimator, FullES, TruncatedES
@@ -33,6 +35,7 @@ __all__ = [
     "TruncatedES",
     "Truncation",
     "evaluate",
+    "learned_optimizer_task",
     "outer",
     "read_metrics",
     "train",

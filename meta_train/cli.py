@@ -78,21 +78,67 @@ class ListTasks:
     limit: int = 20
 
     def __call__(self) -> None:
-        from meta_train import display
+        from meta_train import task_display
 
-        display.list_tasks(self.suite, self.limit)
+        task_display.list_tasks(self.suite, self.limit)
 
 
 @dataclasses.dataclass(frozen=True)
 class ShowTask:
-    """One task: its config, data and parameters."""
+    """One task: its config, data, parameters and cost."""
 
     name: tyro.conf.Positional[str]
 
     def __call__(self) -> None:
-        from meta_train import display
+        from meta_train import task_display
 
-        display.show_task(self.name)
+        task_display.show(self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleTasks:
+    """A few names of a suite, drawn at random, with their configs."""
+
+    count: tyro.conf.Positional[int] = 20
+    suite: str = "taskset"
+    seed: int = 0
+
+    def __call__(self) -> None:
+        from meta_train import task_display
+
+        task_display.sample(self.count, self.suite, self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotTask:
+    """Loss curves of a few optimizers on one task, as a PNG."""
+
+    name: tyro.conf.Positional[str]
+    out: Path = Path("task.png")
+    num_steps: int = 500
+    num_seeds: int = 3
+
+    def __call__(self) -> None:
+        from meta_train import task_display
+
+        task_display.plot(self.name, self.out, self.num_steps, self.num_seeds)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckTasks:
+    """Build, initialise and take gradient steps on every task of a suite."""
+
+    suite: str = "taskset-1k"
+    out: Path | None = None
+    """CSV of what was found; a check that was stopped goes on from it."""
+    jobs: int = 0
+    """Processes, each on a core of its own; 0: all cores."""
+
+    def __call__(self) -> None:
+        from meta_train import task_display
+
+        if task_display.check(self.suite, self.out, self.jobs):
+            sys.exit(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +151,50 @@ class Tasks:
     action: (
         Annotated[ListTasks, tyro.conf.subcommand("list")]
         | Annotated[ShowTask, tyro.conf.subcommand("show")]
+        | Annotated[SampleTasks, tyro.conf.subcommand("sample")]
+        | Annotated[PlotTask, tyro.conf.subcommand("plot")]
+        | Annotated[CheckTasks, tyro.conf.subcommand("check")]
+    )
+
+    def __call__(self) -> None:
+        self.action()
+
+
+@dataclasses.dataclass(frozen=True)
+class ListData:
+    """The data sets that tasks name, and which of them are here."""
+
+    def __call__(self) -> None:
+        from meta_train import data_command
+
+        data_command.list_data()
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareData:
+    """Download a data set and prepare it; needs the extras data and prepare."""
+
+    name: tyro.conf.Positional[str]
+    """As tasks name it: mnist, food101_32x32, lm1b."""
+    data_dir: Path | None = None
+    """Where to; default: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+
+    def __call__(self) -> None:
+        from meta_train import data_command
+
+        data_command.prepare_data(self.name, self.data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The data sets of tasks.
+
+    Example: learned-opt data prepare mnist
+    """
+
+    action: (
+        Annotated[ListData, tyro.conf.subcommand("list")]
+        | Annotated[PrepareData, tyro.conf.subcommand("prepare")]
     )
 
     def __call__(self) -> None:
@@ -178,6 +268,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[PretrainedCommand, tyro.conf.subcommand("pretrained")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
 )
@@ -200,7 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
     use_compilation_cache(os.path.join(_cache_home(), "learned-opt", "jax"))
     try:
         command()
-    except (LookupError, ValueError, OSError) as error:
+    except (LookupError, ValueError, OSError, ImportError) as error:
         if os.environ.get("LEARNED_OPT_TRACEBACK"):
             raise
         console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)

@@ -178,43 +178,6 @@ def comparison_table(title: str, rows: Sequence[Row]) -> Table:
     return table
 
 
-def list_tasks(suite: str, limit: int) -> None:
-    """All suites with their sizes, or the first names of one."""
-    if not suite:
-        table = Table("suite", "tasks", "training", "test")
-        for name in tasksets.suites():
-            parts = [tasksets.names(name, split) for split in ("train", "test")]
-            sizes = [len(part) for part in parts]
-            table.add_row(name, *(f"{n:,}" for n in (sum(sizes), *sizes)))
-        console.print(table)
-        return
-    names = tasksets.names(suite)
-    for name in names[:limit]:
-        console.print(f"{name}  [dim]{tasksets.split_of(name)}[/]", highlight=False)
-    if len(names) > limit:
-        console.print(
-            f"... {len(names) - limit:,} more; --limit {len(names)} shows all"
-        )
-
-
-def show_task(name: str) -> None:
-    """A task's config, structure, and what its parameters look like."""
-    task = tasksets.get(name)
-    key = jax.random.key(0)
-    params = jax.eval_shape(task.init, key)
-    batch = jax.eval_shape(lambda k: task.batch("train", k), key)
-    table = Table(title=task.name, title_justify="left", show_header=False)
-    for field, value in dataclasses.asdict(tasksets.config(name)).items():
-        table.add_row(field, str(value))
-    table.add_row("parameters", f"{sum(x.size for x in jax.tree.leaves(params)):,}")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        table.add_row(f"  {jax.tree_util.keystr(path)}", str(leaf.shape))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        table.add_row(f"batch {jax.tree_util.keystr(path)}", str(leaf.shape))
-    table.add_row("split", tasksets.split_of(name))
-    console.print(table)
-
-
 def list_pretrained() -> None:
     """Shipped optimizers, one line each, and what can be trained."""
     table = Table("name", "what it is")

@@ -34,6 +34,34 @@ def plot_run(folder: Path) -> Path:
     return _save(fig, folder / "training.png")
 
 
+def plot_losses(
+    curves: Sequence[Curves], path: Path, *, title: str, split: str = "outer_valid"
+) -> Path:
+    """Losses of one task over training steps, each contender at its best point.
+
+    Bands are the range over seeds; the scale is logarithmic where all losses are
+    positive and span more than a factor of ten.
+    """
+    plt = _pyplot()
+    fig, ax = plt.subplots(figsize=(6, 4))
+    low, high = np.inf, -np.inf
+    for i, c in enumerate(curves):
+        losses = c.best(over_run)[split][0]
+        color = _LEARNED if i == 0 else _BASELINES[(i - 1) % len(_BASELINES)]
+        style = "-" if i == 0 else _STYLES[(i - 1) % len(_STYLES)]
+        ax.plot(c.steps, losses.mean(axis=0), color=color, ls=style, label=c.contender)
+        ax.fill_between(
+            c.steps, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.15
+        )
+        finite = losses[np.isfinite(losses)]
+        low, high = min(low, finite.min()), max(high, finite.max())
+    scale = "log" if 0 < low and high > 10 * low else "linear"
+    ax.set(title=title, xlabel="training steps", ylabel=f"{split} loss", yscale=scale)
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize=8)
+    return _save(fig, path)
+
+
 def plot_comparison(
     rows: Mapping[str, Sequence[Curves]], path: Path, *, split: str = "test"
 ) -> Path:

@@ -13,16 +13,24 @@ The families of TaskSet (Metz et al. 2020, arXiv 2002.11887) are here beside our
 """
 
 from tasksets import bundled as bundled  # registers the data sets that need no download
+from tasksets import wrappers as wrappers
+from tasksets.checking import Checked as Checked
+from tasksets.checking import check as check
 from tasksets.data import DataNotFoundError as DataNotFoundError
 from tasksets.data import Dataset as Dataset
 from tasksets.data import DatasetInfo as DatasetInfo
 from tasksets.data import Split as Split
 from tasksets.data import load as load
 from tasksets.data import register_data as register_data
+from tasksets.excluded import EXCLUDED as EXCLUDED
 from tasksets.family import Family as Family
 from tasksets.family import FixedTasks as FixedTasks
 from tasksets.names import UnknownNameError as UnknownNameError
+from tasksets.presence import data_present as data_present
+from tasksets.presence import dataset_of as dataset_of
 from tasksets.registry import config as config
+from tasksets.registry import families as families
+from tasksets.registry import fixed as fixed
 from tasksets.registry import get as get
 from tasksets.registry import register as register
 from tasksets.registry import split_of as split_of
@@ -31,6 +39,7 @@ from tasksets.stacking import lane_axes as lane_axes
 from tasksets.stacking import stack as stack
 from tasksets.suites import names as names
 from tasksets.suites import sample as sample
+from tasksets.suites import sample_names as sample_names
 from tasksets.suites import suites as suites
 from tasksets.task import Problem as Problem
 from tasksets.task import Task as Task

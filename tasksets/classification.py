@@ -2,9 +2,10 @@
 
     loss = mean_b CE(network(params, x_b), label_b)
 
-A `Network` is structure, like the problem that holds it: a frozen dataclass that is
-told the shape of an input and the number of classes when it initialises. Normalisation:
-initial loss log(classes), best loss 0.
+or, for objective "mse", the squared error of the logits' sigmoids. A `Network` is
+structure, like the problem that holds it: a frozen dataclass that is told the shape of
+an input and the number of classes when it initialises. Normalisation: initial loss
+log(classes) or 1/4, which is that of logits of 0; best loss 0.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tasksets.data import Dataset, Examples
 from tasksets.images import DrawnImages, ImageNumbers, Images, serve
+from tasksets.names import UnknownNameError
 from tasksets.sampling import ImageConfig
 from tasksets.task import Problem, SplitName
 
@@ -48,7 +50,7 @@ class ClassificationNumbers(NamedTuple):
 
     network: Any  # the network's own
     images: ImageNumbers
-    initial_loss: Float[Array, "*lanes"]  # log(classes)
+    initial_loss: Float[Array, "*lanes"]  # at logits of 0
     best_loss: Float[Array, "*lanes"]  # 0
 
 
@@ -58,6 +60,7 @@ class Classification(Problem):
 
     network: Network
     images: Images
+    objective: str = "cross_entropy"  # or mse
 
     def init(self, numbers: ClassificationNumbers, key: PRNGKeyArray) -> Params:
         classes = self.images.dataset.num_classes
@@ -89,7 +92,7 @@ class Classification(Problem):
         key: PRNGKeyArray,
     ) -> Float[Array, ""]:
         logits = self.network.apply(numbers.network, params, batch.inputs, key)
-        return cross_entropy(logits, batch.labels)
+        return OBJECTIVES[self.objective](logits, batch.labels)
 
     def metrics(
         self,
@@ -103,17 +106,25 @@ class Classification(Problem):
 
 
 def build_classification(
-    network: Network, network_numbers: Any, config: ImageConfig, *, center: bool = False
+    network: Network,
+    network_numbers: Any,
+    config: ImageConfig,
+    *,
+    center: bool = False,
+    objective: str = "cross_entropy",
 ) -> tuple[Classification, ClassificationNumbers, Dataset]:
     """The task of classifying a config's images with a network."""
+    if objective not in OBJECTIVES:
+        raise UnknownNameError("objective", objective, OBJECTIVES)
     images, image_numbers, data = serve(config, center=center)
+    classes = data.info.num_classes
     numbers = ClassificationNumbers(
         network=network_numbers,
         images=image_numbers,
-        initial_loss=jnp.float32(np.log(data.info.num_classes)),
+        initial_loss=jnp.float32(0.25 if objective == "mse" else np.log(classes)),
         best_loss=jnp.float32(0.0),
     )
-    return Classification(network, images), numbers, data
+    return Classification(network, images, objective), numbers, data
 
 
 def cross_entropy(
@@ -124,6 +135,17 @@ def cross_entropy(
     # A masked sum, because the gradient of indexing is a scatter, slow on CPU.
     target = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
+
+
+def sigmoid_mse(
+    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
+) -> Float[Array, ""]:
+    """Mean over the batch and the classes of (onehot(label) - sigmoid(logits))^2."""
+    is_label = labels[:, None] == jnp.arange(logits.shape[-1])
+    return jnp.mean((is_label - jax.nn.sigmoid(logits)) ** 2)
+
+
+OBJECTIVES = {"cross_entropy": cross_entropy, "mse": sigmoid_mse}
 
 
 def accuracy(

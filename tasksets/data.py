@@ -1,12 +1,13 @@
 """Data sets: four disjoint splits on the device, loaded once in a process.
 
-A data set comes from a loader, registered under its name. A loader returns a
-`Dataset`; `load` sees to it that its arrays are on the device and keeps it. Families
-only see the `Dataset`, so where the arrays came from is no concern of theirs.
+A data set comes from a loader, registered under its name, or else from what
+tensorflow-datasets has prepared on this machine; `load` sees to it that its arrays are
+on the device and keeps it. Families only see the `Dataset`, so where the arrays came
+from is no concern of theirs.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,33 +15,30 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
+from tasksets import catalogue, prepared
 from tasksets.names import UnknownNameError
-
-# The image sets of TaskSet (Metz et al. 2020, arXiv 2002.11887) and near relatives:
-# known by name, so that the error can tell "not prepared" from "no such thing".
-KNOWN_ELSEWHERE = (
-    "mnist",
-    "fashion_mnist",
-    "cifar10",
-    "cifar100",
-    "food101_32x32",
-    "coil100_32x32",
-    "deep_weeds_32x32",
-    "sun397_32x32",
-    "imagenet_resized/16x16",
-    "imagenet_resized/32x32",
-)
+from tasksets.prepared import Prepared
 
 
 class DataNotFoundError(LookupError):
     """A known data set that is not on this machine."""
 
-    def __init__(self, dataset: str, task: str = "mlp_family/seed7"):
+    def __init__(self, dataset: str, task: str | None = None):
+        subject = f"the data set {dataset!r}"
+        subject = f"{task} needs {subject}, which" if task else subject
+        if catalogue.is_text(dataset):
+            example, bundled = "char_rnn_language_model_family/seed7", ["python_docs"]
+        else:
+            example, bundled = "mlp_family/seed7", available()
+        in_its_place = "digits" if "digits" in bundled else bundled[0]
+        example = f"{(task or example).partition('@')[0]}@{in_its_place}"
         super().__init__(
-            f"{task} needs the data set {dataset!r}, which is not here. Without "
-            f"preparation there are only the bundled sets: {', '.join(available())}. "
-            f"Nothing stands in for a data set silently: to run this task on another "
-            f"one, name it, as in '{task.partition('@')[0]}@digits'."
+            f"{subject} is not here: nothing is prepared in "
+            f"{prepared.data_folder() / catalogue.builder(dataset)} (the environment "
+            f"variable TFDS_DATA_DIR names another folder). "
+            f"`learned-opt data prepare {dataset}` downloads and prepares it. Nothing "
+            f"stands in for a data set silently: to run on one that is bundled "
+            f"({', '.join(bundled)}), name it, as in {example!r}."
         )
         self.dataset = dataset
 
@@ -118,14 +116,23 @@ def available() -> list[str]:
 def load(name: str, num_per_valid: int | None = None) -> Dataset:
     """The data set on the device: loaded at the first call, the same arrays after.
 
-    `num_per_valid` examples go to each validation split that is carved from training
-    examples, where the data set leaves that open; None: what sampled tasks hold out.
+    Registered names come first, then what tensorflow-datasets has prepared here (see
+    `prepared.py`). `num_per_valid` examples go to each validation split that is carved
+    from training examples, where the data set leaves that open; None: what TaskSet's
+    sampled families hold out.
     """
-    if name not in _LOADERS:
-        if name in KNOWN_ELSEWHERE:
-            raise DataNotFoundError(name)
-        raise UnknownNameError("data set", name, {*_LOADERS, *KNOWN_ELSEWHERE})
-    return _load(name)
+    if name in _LOADERS:
+        return _load(name)
+    if catalogue.is_text(name):
+        raise ValueError(f"{name!r} is text, and this task takes images")
+    held_out = num_per_valid or catalogue.num_per_valid(name)
+    found = prepared.find(catalogue.builder(name))
+    if found is not None:
+        return _load_prepared(name, held_out, found)
+    if prepared.is_known(name):
+        raise DataNotFoundError(name)
+    known = {*_LOADERS, *catalogue.IMAGES, *prepared.builder_names()}
+    raise UnknownNameError("data set", name, known)
 
 
 @functools.cache
@@ -133,6 +140,57 @@ def _load(name: str) -> Dataset:
     # A first load inside a trace would otherwise cache that trace's tracers.
     with jax.ensure_compile_time_eval():
         return jax.tree.map(jnp.asarray, _LOADERS[name]())
+
+
+@functools.cache
+def _load_prepared(name: str, num_per_valid: int, found: Prepared) -> Dataset:
+    stored, num_classes = prepared.read_images(found, catalogue.size(name))
+    parts = carve(found.sizes, num_per_valid, name)
+    with jax.ensure_compile_time_eval():
+        splits = {
+            ours: Split(
+                *(jnp.asarray(a[part.first : part.last]) for a in stored[part.source])
+            )
+            for ours, part in parts.items()
+        }
+    shape = stored["train"].inputs.shape[1:]
+    return Dataset(**splits, info=DatasetInfo(name, shape, num_classes, scale=1 / 255))
+
+
+class Part(NamedTuple):
+    """A range of the examples of one split of a data set as it comes."""
+
+    source: str  # train, validation or test
+    first: int
+    last: int  # not included
+
+
+def carve(sizes: Mapping[str, int], num_per_valid: int, name: str) -> dict[str, Part]:
+    """Where our four splits are in the splits that a data set comes with.
+
+    As in TaskSet: what is missing of inner_valid, outer_valid and test is taken, in
+    this order, from the front of the training examples, `num_per_valid` for each. A
+    validation split is outer_valid where there is a test split too, and test where not.
+    """
+    held_out = [split for split in ("validation", "test") if split in sizes]
+    ours = {2: ["outer_valid", "test"], 1: ["test"], 0: []}[len(held_out)]
+    parts = {
+        mine: Part(split, 0, sizes[split])
+        for mine, split in zip(ours, held_out, strict=True)
+    }
+    carved = [s for s in ("inner_valid", "outer_valid", "test") if s not in parts]
+    num_left = sizes["train"] - len(carved) * num_per_valid
+    if num_per_valid < 1 or num_left < 1:
+        raise ValueError(
+            f"{name} has {sizes['train']} training examples here, too few to take "
+            f"{num_per_valid} for each of {', '.join(carved)} and to train on the "
+            "others; ?num_per_valid=N in the name of a task takes N"
+        )
+    for index, split in enumerate(carved):
+        first = index * num_per_valid
+        parts[split] = Part("train", first, first + num_per_valid)
+    parts["train"] = Part("train", sizes["train"] - num_left, sizes["train"])
+    return parts
 
 
 def draw_indices(

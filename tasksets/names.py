@@ -5,7 +5,7 @@
 
 `mlp_family/seed7` is the task that TaskSet calls `mlp_family_seed7` (which is
 accepted too); `@digits` swaps its data set; `?hidden=128-128&activation=tanh` changes
-fields of its config.
+fields of its config. What wraps a task follows in a suffix, see `wrappers/suffix.py`.
 """
 
 import dataclasses

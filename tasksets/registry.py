@@ -14,9 +14,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from tasksets import known_losses, wrappers
 from tasksets.data import DataNotFoundError
-from tasksets.families import mlp, quadratic, small_mlp
+from tasksets.families import FAMILIES
 from tasksets.family import Build, Family, FixedTasks
+from tasksets.fixed import TASKSET_GROUPS
 from tasksets.names import TaskName, UnknownNameError, override, parse
 from tasksets.task import Task
 
@@ -38,8 +40,8 @@ def register(source: Family | FixedTasks) -> None:
         _FIXED.update(dict.fromkeys(new, source))
 
 
-for _module in (mlp, quadratic, small_mlp):
-    register(_module.FAMILY)
+for _source in (*FAMILIES, *TASKSET_GROUPS):
+    register(_source)
 
 
 def families() -> list[str]:
@@ -52,33 +54,48 @@ def fixed() -> list[str]:
     return sorted(_FIXED)
 
 
+def root_of(name: str) -> str:
+    """`family/seedN` or the name of a fixed task, without what follows in a name."""
+    return parse(wrappers.split(name)[0]).root
+
+
 def split_of(name: str) -> TaskSplit:
     """Which split a task is in, by a hash of `family/seedN`: a fifth is for test."""
-    root = parse(name).root.encode()
-    digest = hashlib.blake2b(root, digest_size=8).digest()
+    digest = hashlib.blake2b(root_of(name).encode(), digest_size=8).digest()
     return "test" if int.from_bytes(digest, "big") % 5 == 0 else "train"
 
 
 def config(name: str) -> Any:
     """The config of a name, with its data set and fields applied."""
-    return _configure(name)[1]
+    return _configure(wrappers.split(name)[0])[1]
 
 
 def get(name: str) -> Task:
-    """The task of a name: `family/seedN` or a fixed task's, with `[@dataset][?field=v]`.
+    """The task of a name: `family/seedN` or a fixed task's, then its variant.
+
+    `@dataset` swaps the data set, `?field=value&field=value` changes the config, and
+    `+wrapper:field=value` wraps the task (`tasksets.wrappers`), the innermost first.
 
     Raises `UnknownNameError` for names nobody knows, with the nearest that somebody
     does, and `DataNotFoundError` for a data set that is not on this machine.
     """
-    task_name, task_config, build = _configure(name)
+    base, suffix = wrappers.split(name)
+    task_name, task_config, build = _configure(base)
     # A task may be asked for inside a trace; its leaves must not be tracers.
     with jax.ensure_compile_time_eval():
         try:
             problem, numbers, data = build(task_config)
         except DataNotFoundError as error:
             raise DataNotFoundError(error.dataset, task=str(task_name)) from None
+        known = known_losses.table().get(str(task_name))
+        if known is not None:
+            numbers = numbers._replace(
+                initial_loss=jnp.float32(known.initial),
+                best_loss=jnp.float32(known.best),
+            )
         numbers = jax.tree.map(jnp.asarray, numbers)
-    return Task(problem, numbers, data, str(task_name))
+        task = Task(problem, numbers, data, str(task_name))
+        return wrappers.apply(task, suffix)
 
 
 def _configure(name: str) -> tuple[TaskName, Any, Build]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tasksets import sampling
 from tasksets.activations import activation
@@ -24,6 +24,7 @@ from tasksets.classification import accuracy, cross_entropy
 from tasksets.data import Dataset, DatasetInfo, Examples, draw_indices, load, take
 from tasksets.dense import Layers, apply_mlp, init_mlp
 from tasksets.family import Family
+from tasksets.hashing import mix, unit_interval
 from tasksets.initializers import InitializerNumbers, normal_initializer
 from tasksets.task import Problem, SplitName
 
@@ -165,21 +166,10 @@ def noisy_labels(
     Whether and by what is a hash of the example's index and the seed, so that an
     example has the same label in every batch.
     """
-    bits = _mix(indices.astype(jnp.uint32) ^ _mix(seed.astype(jnp.uint32)))
-    replaced = _unit_interval(bits) < probability
-    drawn = _unit_interval(_mix(bits + jnp.uint32(1))) * num_classes
+    bits = mix(indices.astype(jnp.uint32) ^ mix(seed.astype(jnp.uint32)))
+    replaced = unit_interval(bits) < probability
+    drawn = unit_interval(mix(bits + jnp.uint32(1))) * num_classes
     return jnp.where(replaced, drawn.astype(labels.dtype), labels)
-
-
-def _mix(x: UInt[Array, "..."]) -> UInt[Array, "..."]:
-    """The finalizer of MurmurHash3 (Appleby): far cheaper than a key per example."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
-
-
-def _unit_interval(bits: UInt[Array, "..."]) -> Float[Array, "..."]:
-    return (bits >> 8).astype(jnp.float32) * 2.0**-24
 
 
 def build(config: SmallMlpConfig) -> tuple[SmallMlpProblem, SmallMlpNumbers, Dataset]:

@@ -81,7 +81,10 @@ def test_a_registered_loader_serves_any_family():
         del data_module._LOADERS["noise_rgb"]
 
 
-def test_known_sets_that_are_not_here_and_unknown_ones_have_different_errors():
+def test_known_sets_that_are_not_here_and_unknown_ones_have_different_errors(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(tasksets.DataNotFoundError, match="'cifar10'"):
         tasksets.load("cifar10")
     with pytest.raises(tasksets.UnknownNameError, match="nearest: .*cifar10"):
