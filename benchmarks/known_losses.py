@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ import optax
 import tyro
 
 import tasksets
+from meta_train.devices import compiler_options
 from tasksets import known_losses
 from tasksets.task import SPLITS, Task
 
@@ -77,12 +79,12 @@ def measure(task: Task, num_steps: int, seconds: float) -> tuple[float, float, i
     rates = jnp.array(LEARNING_RATES)
     key = jax.random.key(0)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def start(task: Task):
         params = task.init(key)
         return jax.vmap(lambda rate: (params, optax.adam(rate).init(params)))(rates)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def advance(task: Task, states, key):
         """Trains at every rate and evaluates: losses [rates, splits]."""
 
@@ -103,7 +105,7 @@ def measure(task: Task, num_steps: int, seconds: float) -> tuple[float, float, i
 
         return jax.vmap(one_rate)(rates, states)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def initial_loss(task: Task):
         keys = jax.random.split(jax.random.key(1), _NUM_INITS)
         at = lambda key: _mean_loss(task, task.init(key), "train", key)

@@ -18,6 +18,7 @@ from rich.table import Table
 import pretrained
 import tasksets
 from meta_train import evaluate, plots
+from meta_train.devices import compiler_options, use_compilation_cache
 from tasksets import known_losses
 from tasksets.checking import Checked
 from tasksets.checking import check as check_task
@@ -67,7 +68,7 @@ def show(name: str) -> None:
         f"{float(task.numbers.initial_loss):.4g} to {float(task.numbers.best_loss):.4g}"
         f" ({known_losses.source(task.name)})",
     )
-    found = check_task(name)
+    found = check_task(name, compiler_options=compiler_options())
     table.add_row("check", " ".join([found.status, found.detail]))
     if found.status == "ok":
         table.add_row("loss at the start", f"{found.loss:.4g}")
@@ -176,20 +177,28 @@ def _group(name: str) -> str:
 
 
 def _check_all(names: Sequence[str], jobs: int) -> Iterator[Checked]:
-    """Checks in processes of one core each, replaced before they fill the memory."""
+    """Checks in processes of one core each, in the order in which they finish."""
     context = multiprocessing.get_context("spawn")
     cores = context.Queue()
     for core in range(jobs):
         cores.put(core)
     with ProcessPoolExecutor(
-        jobs, context, _use_one_core, (cores,), max_tasks_per_child=None
+        jobs, context, _use_one_core, (cores, jax.config.jax_compilation_cache_dir)
     ) as pool:
-        futures = [pool.submit(check_task, name) for name in names]
+        futures = [pool.submit(_check_one, name) for name in names]
         for future in as_completed(futures):
             yield future.result()
 
 
-def _use_one_core(cores: "multiprocessing.Queue[int]") -> None:
+def _check_one(name: str) -> Checked:
+    found = check_task(name, compiler_options=compiler_options())
+    jax.clear_caches()  # no program is used twice
+    return found
+
+
+def _use_one_core(cores: "multiprocessing.Queue[int]", cache: str | None) -> None:
+    if cache:  # a second check of a suite compiles nothing
+        use_compilation_cache(cache)
     core = cores.get()
     if hasattr(os, "sched_setaffinity"):  # not on every system
         allowed = sorted(os.sched_getaffinity(0))

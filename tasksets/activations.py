@@ -1,14 +1,16 @@
 """The nonlinearities of TaskSet (Metz et al. 2020, arXiv 2002.11887).
 
-`ACTIVATIONS` has them by name. As `ActivationNumbers` one is data: tasks that differ
-in their activation stack, and a stack pays for all of `activate`'s cases.
+`ACTIVATIONS` has them by name, for where an activation is structure. As
+`ActivationNumbers` it is data, and tasks that differ in it stack.
 """
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tasksets.names import UnknownNameError
@@ -29,7 +31,8 @@ ACTIVATIONS: dict[str, Activation] = {
 
 # relu is the leaky one of slope 0; every other name not here is a case of its own.
 _SLOPES = {"relu": 0.0, "leaky_relu1": 0.1, "leaky_relu2": 0.2, "leaky_relu4": 0.4}
-_CASES = ("leaky_relu", "cos", "elu", "sigmoid", "swish", "tanh")
+_CASES = ("leaky_relu", "elu", "cos", "sigmoid", "swish", "tanh")
+_LEAKY, _ELU, _COS, _SIGMOID, _SWISH, _TANH = range(len(_CASES))
 
 
 class ActivationNumbers(NamedTuple):
@@ -57,7 +60,73 @@ def activation_numbers(name: str) -> ActivationNumbers:
 def activate(
     numbers: ActivationNumbers, x: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """Applies the activation; one case runs, unless `numbers.case` has lanes."""
-    leaky_relu = lambda x: jnp.where(x > 0, x, numbers.slope * x)
-    others = [ACTIVATIONS[name] for name in _CASES[1:]]
-    return jax.lax.switch(numbers.case, [leaky_relu, *others], x)
+    """Applies the activation.
+
+    All cases at once, out of one exponential and one cosine, with the derivative written
+    out: cheaper to compile than a branch for each case and, where the case has lanes,
+    to run; nearly as cheap as an activation that is structure.
+    """
+    return _activate(numbers.case, numbers.slope, x)
+
+
+@jax.custom_jvp
+def _activate(
+    case: Int[Array, ""], slope: Float[Array, ""], x: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    return _value_and_derivative(case, slope, x)[0]
+
+
+@_activate.defjvp
+def _activate_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+    value, derivative = _value_and_derivative(*primals)
+    return value, derivative * tangents[2]
+
+
+def _value_and_derivative(
+    case: Int[Array, ""], slope: Float[Array, ""], x: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    z = jnp.where(case == _TANH, 2 * x, x)
+    decay_less_one = jnp.expm1(-jnp.abs(z))  # e^-|z| - 1, exact near 0
+    decay = 1 + decay_less_one
+    sigmoid = jnp.where(z > 0, 1.0, decay) / (1 + decay)
+    slope_of_sigmoid = decay / (1 + decay) ** 2
+    tanh = -jnp.sign(x) * decay_less_one / (1 + decay)
+
+    sin, cos = _sin_and_cos(x)
+    is_elu = case == _ELU
+    left = jnp.where(is_elu, decay_less_one, slope * x)
+    slope_left = jnp.where(is_elu, decay, slope)
+    value = jnp.where(x > 0, x, left)
+    derivative = jnp.where(x > 0, 1.0, slope_left)
+    for other, other_value, other_derivative in (
+        (_COS, cos, -sin),
+        (_SIGMOID, sigmoid, slope_of_sigmoid),
+        (_SWISH, x * sigmoid, sigmoid + x * slope_of_sigmoid),
+        (_TANH, tanh, 4 * slope_of_sigmoid),
+    ):
+        value = jnp.where(case == other, other_value, value)
+        derivative = jnp.where(case == other, other_derivative, derivative)
+    return value, derivative
+
+
+def _sin_and_cos(
+    x: Float[Array, "*shape"],
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """Both, from the Taylor series at half the angle; 1e-6 exact below |x| = 1000.
+
+    An eighth of the time that XLA's own take on a CPU, where every task of a stack would
+    pay for the few that need them.
+    """
+    turns = jnp.round(x / (2 * np.pi))
+    half = ((x - turns * _TURN_HIGH) - turns * _TURN_LOW) / 2  # in [-pi / 2, pi / 2]
+    square = half * half
+    sin_half = half * jnp.polyval(_SIN_SERIES, square)
+    cos_half = jnp.polyval(_COS_SERIES, square)
+    return 2 * sin_half * cos_half, 1 - 2 * sin_half * sin_half
+
+
+# 2 pi in two parts, the first so short that its small multiples are exact.
+_TURN_HIGH = 6.28125
+_TURN_LOW = 2 * np.pi - _TURN_HIGH
+_SIN_SERIES = np.array([(-1) ** k / math.factorial(2 * k + 1) for k in range(6)])[::-1]
+_COS_SERIES = np.array([(-1) ** k / math.factorial(2 * k) for k in range(7)])[::-1]

@@ -92,5 +92,5 @@ def _sees(tokens: int) -> Bool[Array, "queries keys"]:
 def layer_flops(num_tokens: int, width: int, num_heads: int, mlp_width: int) -> int:
     """Of one layer's forward pass over one sequence."""
     per_token = 4 * width**2 + 2 * num_tokens * width + 2 * width * mlp_width
-    entries = num_heads * num_tokens + mlp_width
+    entries = num_heads * num_tokens + mlp_width + 2 * width
     return num_tokens * (2 * per_token + ENTRY_FLOPS * entries)

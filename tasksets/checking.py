@@ -7,8 +7,9 @@ A step is a batch, the loss, its gradient and a small step against it, compiled 
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,23 +37,28 @@ class Checked:
     step_seconds: float = 0.0  # the shortest of a few steps
 
 
-def check(name: str, num_steps: int = 3) -> Checked:
+def check(
+    name: str,
+    num_steps: int = 3,
+    compiler_options: Mapping[str, Any] | None = None,
+) -> Checked:
     """Builds a task and takes `num_steps` gradient steps, timing the fastest.
 
-    Never raises for what is wrong with a task: that is the status `failed`.
+    `compiler_options` are XLA's, as `jax.jit` takes them. Never raises for what is
+    wrong with a task: that is the status `failed`.
     """
     reason = EXCLUDED.get(root_of(name))
     if reason is not None:
         return Checked(name, "excluded", reason)
     try:
-        return _try_out(get(name), num_steps)
+        return _try_out(get(name), num_steps, dict(compiler_options or {}))
     except DataNotFoundError as error:
         return Checked(name, "data absent", error.dataset)
     except Exception as error:  # whatever a task does wrong is what is reported
         return Checked(name, "failed", f"{type(error).__name__}: {error}")
 
 
-def _try_out(task: Task, num_steps: int) -> Checked:
+def _try_out(task: Task, num_steps: int, options: dict[str, Any]) -> Checked:
     def step(task: Task, params: Params, key: jax.Array):
         batch_key, loss_key = jax.random.split(key)
         batch = task.batch("train", batch_key)
@@ -62,9 +68,9 @@ def _try_out(task: Task, num_steps: int) -> Checked:
         return moved, loss, jnp.all(jnp.stack(finite))
 
     key = jax.random.key(0)
-    params = jax.jit(Task.init)(task, key)
+    params = jax.jit(Task.init, compiler_options=options)(task, key)
     start = time.perf_counter()
-    compiled = jax.jit(step).lower(task, params, key).compile()
+    compiled = jax.jit(step).lower(task, params, key).compile(options)
     compile_seconds = time.perf_counter() - start
     _, loss, finite = jax.block_until_ready(compiled(task, params, key))
     times = []

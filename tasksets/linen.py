@@ -65,7 +65,11 @@ def init_linen(
     key: PRNGKeyArray,
 ) -> Params:
     """Initial parameters, divided by the reparametrisation's scale."""
-    variables = jax.eval_shape(module.init, key, inputs, numbers.activation)
+    # Without values, since under shard_map those of lanes are of another type than inputs.
+    activation = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), numbers.activation
+    )
+    variables = jax.eval_shape(module.init, jax.random.key(0), inputs, activation)
     shapes, treedef = jax.tree_util.tree_flatten_with_path(variables["params"])
     laws = [_law(tuple(k.key for k in path), leaf.shape) for path, leaf in shapes]
     sizes = [

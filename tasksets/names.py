@@ -101,7 +101,7 @@ def override(config: Any, name: TaskName) -> tuple[Any, TaskName]:
 
 
 def _parse_value(text: str, hint: Any, field: str) -> Any:
-    """Reads a value of the annotated type: int, float, bool, str, tuple of int."""
+    """Reads a value of the annotated type: int, float, bool, str, or a tuple of one."""
     options = typing.get_args(hint) if _is_union(hint) else (hint,)
     if type(None) in options and text.lower() == "none":
         return None
@@ -112,8 +112,9 @@ def _parse_value(text: str, hint: Any, field: str) -> Any:
         if kind in (int, float, str):
             return kind(text)
         if typing.get_origin(kind) is tuple:
+            (of, *_) = typing.get_args(kind)
             parts = [] if text.lower() == "none" else text.split("-")
-            return tuple(int(part) for part in parts)
+            return tuple(of(part) for part in parts)
     except (ValueError, KeyError):
         pass
     wanted = getattr(hint, "__name__", str(hint)) if kind is hint else str(hint)

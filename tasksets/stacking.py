@@ -25,7 +25,7 @@ def stack(tasks: Sequence[Task]) -> Task:
     for index, task in enumerate(tasks):
         if task.stacked:
             raise ValueError(f"task {index} ({task!r}) is a stack already")
-        if _structure(task) != _structure(first):
+        if structure(task) != structure(first):
             raise ValueError(
                 f"cannot stack: task {index} ({task!r}) differs in structure from "
                 f"task 0 ({first!r}).\n  {task.problem}\n  {first.problem}\n"
@@ -46,11 +46,12 @@ def group_by_structure(tasks: Sequence[Task]) -> list[list[Task]]:
     """Lists of tasks that stack, in the order in which structures first appear."""
     groups: dict[object, list[Task]] = {}
     for task in tasks:
-        groups.setdefault(_structure(task), []).append(task)
+        groups.setdefault(structure(task), []).append(task)
     return list(groups.values())
 
 
-def _structure(task: Task) -> tuple[object, ...]:
+def structure(task: Task) -> tuple[object, ...]:
+    """What tasks must have in common to stack; hashable."""
     leaves, treedef = jax.tree.flatten(task.numbers)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     return task.problem, treedef, shapes

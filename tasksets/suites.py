@@ -3,7 +3,7 @@
     names("taskset", split="test")            the names of a suite, in a stable order
     sample(64, suite="small_mlp", seed=1)     tasks for meta-training
 
-    taskset       twelve families x 1000 seeds and the 109 fixed tasks of TaskSet
+    taskset       1000 seeds of twelve families, and the 109 fixed tasks of TaskSet
     taskset-1k    the size of its published set: 88 seeds of each, and the fixed tasks
     metz2020      500 seeds of each family, the size of the set of Metz et al. 2020
     fixed         the fixed tasks of TaskSet
@@ -15,12 +15,13 @@
 TaskSet is Metz et al. 2020, arXiv 2002.11887; metz2020 is arXiv 2009.11243, whose "about
 6,000 tasks" are not listed anywhere: ours is their number, not their list. Neither is
 the list of the 1,162 tasks with published curves in TaskSet's repository; all its users
-name seeds below 100. No suite has a task of `tasksets.excluded`.
+name seeds below 100. No suite has a task of `tasksets.excluded`: where a seed is, the
+next one takes its place, beyond TaskSet's own thousand if need be.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from importlib.resources import files
-from itertools import islice
 from typing import Literal, overload
 
 import numpy as np
@@ -50,10 +51,10 @@ TASKSET_FAMILIES = (
 
 
 def _seeds(family: str, count: int, dataset: str | None = None) -> Iterator[str]:
-    """The first `count` seeds of a family that are not excluded and lie below 1000."""
-    every = (TaskName(family, seed, dataset) for seed in range(max(count, 1000)))
+    """The first `count` seeds of a family that are not excluded."""
+    every = (TaskName(family, seed, dataset) for seed in itertools.count())
     kept = (str(name) for name in every if name.root not in EXCLUDED)
-    return islice(kept, count)
+    return itertools.islice(kept, count)
 
 
 def _taskset(seeds_per_family: int) -> Iterator[str]:

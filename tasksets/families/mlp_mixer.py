@@ -74,7 +74,7 @@ def step_flops(structure: dict[str, Any]) -> int:
     hidden = structure["token_mlp_width"] + structure["channel_mlp_width"]
     embedding = 2 * tokens * structure["patch"] ** 2 * shape[-1] * width
     entries = structure["token_mlp_width"] * width
-    entries += structure["channel_mlp_width"] * tokens
+    entries += structure["channel_mlp_width"] * tokens + 2 * width * tokens
     layer = 4 * tokens * width * hidden + ENTRY_FLOPS * entries
     return 3 * structure["batch_size"] * (embedding + structure["layers"] * layer)
 

@@ -33,6 +33,10 @@ def _task(seed=3, **fields):
     return Task(*mlp_mixer.build(config))
 
 
+_init = jax.jit(Task.init)
+
+
+@jax.jit
 def _loss_and_grad(task, params, key):
     batch = task.batch("train", key)
     return jax.value_and_grad(task.loss)(params, batch, key)
@@ -40,8 +44,8 @@ def _loss_and_grad(task, params, key):
 
 def _layer(x):
     module = MixerLayer(token_mlp_width=5, channel_mlp_width=8)
-    variables = module.init(KEY, x, RELU)
-    return variables["params"], lambda p, x: module.apply({"params": p}, x, RELU)
+    params = jax.jit(module.init)(KEY, x, RELU)["params"]
+    return params, jax.jit(lambda p, x: module.apply({"params": p}, x, RELU))
 
 
 def test_permuted_tokens_with_permuted_token_weights_give_permuted_tokens():
@@ -76,7 +80,7 @@ def test_a_layer_without_token_weights_treats_every_patch_alone():
 
 
 def test_the_number_of_parameters_is_that_of_its_matrices():
-    params = _task(layers=2).init(KEY)
+    params = _init(_task(layers=2), KEY)
     tokens, width, pixels = 4, 6, 16
     layer = 2 * 2 * width + 2 * tokens * 5 + 5 + tokens + 2 * width * 8 + 8 + width
     expected = (pixels + 1) * width + 2 * layer + 2 * width + (width + 1) * 10
@@ -93,12 +97,13 @@ def test_stacked_tasks_with_other_numbers_equal_the_tasks_alone():
     for i, task in enumerate(tasks):
         loss, grad = alone(task, KEY)
         np.testing.assert_allclose(losses[i], loss, rtol=1e-4)
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grad))
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grad), strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-2, atol=1e-3 * np.abs(b).max())
+            np.testing.assert_allclose(a[i], b, rtol=1e-2, atol=1e-4 * largest)
 
 
 def test_loss_and_gradient_are_finite_and_start_near_log_classes():
-    run = jax.jit(lambda task: _loss_and_grad(task, task.init(KEY), KEY))
+    run = jax.jit(lambda task: _loss_and_grad(task, _init(task, KEY), KEY))
     for seed in range(8):
         loss, grads = run(_task(seed))
         np.testing.assert_allclose(loss, np.log(10), atol=0.25)
@@ -115,7 +120,7 @@ def test_thirty_steps_of_adam_lower_the_loss():
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(params, updates), state), loss
 
-    start = task.init(KEY)
+    start = _init(task, KEY)
     keys = jax.random.split(KEY, 30)
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys)[1])
     losses = run((start, optimizer.init(start)))

@@ -36,6 +36,10 @@ def _task(seed=3, **fields):
     return Task(*resnet.build(config))
 
 
+_init = jax.jit(Task.init)
+
+
+@jax.jit
 def _loss_and_grad(task, params, key):
     batch = task.batch("train", key)
     return jax.value_and_grad(task.loss)(params, batch, key)
@@ -92,14 +96,14 @@ def test_batch_norm_gives_mean_zero_and_variance_one_over_the_batch():
     module = BatchNorm()
     variables = module.init(KEY, x)
     assert set(variables) == {"params"}  # no running statistics
-    y = module.apply(variables, x)
+    y = np.asarray(module.apply(variables, x))
     np.testing.assert_allclose(np.mean(y, (0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(np.var(y, (0, 1, 2)), 1, atol=1e-4)
 
 
 def test_the_scale_of_a_kernel_before_a_norm_does_not_matter():
     task = _task()
-    params, batch = task.init(KEY), task.batch("train", KEY)
+    params, batch = _init(task, KEY), task.batch("train", KEY)
     loss = task.loss(params, batch, KEY)
     block = params["block_0"]
     scaled = {**block, "conv_0": {"kernel": 7 * block["conv_0"]["kernel"]}}
@@ -127,12 +131,13 @@ def test_stacked_tasks_with_other_numbers_equal_the_tasks_alone():
     for i, task in enumerate(tasks):
         loss, grad = alone(task, KEY)
         np.testing.assert_allclose(losses[i], loss, rtol=1e-4)
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grad))
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grad), strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-2, atol=1e-3 * np.abs(b).max())
+            np.testing.assert_allclose(a[i], b, rtol=1e-2, atol=1e-4 * largest)
 
 
 def test_loss_and_gradient_are_finite_and_start_near_log_classes():
-    run = jax.jit(lambda task: _loss_and_grad(task, task.init(KEY), KEY))
+    run = jax.jit(lambda task: _loss_and_grad(task, _init(task, KEY), KEY))
     for seed in range(8):
         loss, grads = run(_task(seed))
         np.testing.assert_allclose(loss, np.log(10), atol=0.25)
@@ -140,7 +145,8 @@ def test_loss_and_gradient_are_finite_and_start_near_log_classes():
 
 
 def test_thirty_steps_of_adam_lower_the_loss():
-    task = _task(reparam_scale=1.0, label_smoothing=0.0)
+    wider = {"stem_channels": 16, "channels": (32,), "bottlenecks": (16,)}
+    task = _task(**wider, batch_size=64, reparam_scale=1.0, label_smoothing=0.0)
     optimizer = optax.adam(1e-2)
 
     def step(carry, key):
@@ -149,7 +155,7 @@ def test_thirty_steps_of_adam_lower_the_loss():
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(params, updates), state), loss
 
-    start = task.init(KEY)
+    start = _init(task, KEY)
     keys = jax.random.split(KEY, 30)
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys)[1])
     losses = run((start, optimizer.init(start)))

@@ -32,11 +32,16 @@ def _task(seed=3, **fields):
     return Task(*transformer_lm.build(config))
 
 
+_init = jax.jit(Task.init)
+
+
+@jax.jit
 def _loss_and_grad(task, params, key):
     batch = task.batch("train", key)
     return jax.value_and_grad(task.loss)(params, batch, key)
 
 
+@jax.jit
 def _logits(task, params, tokens):
     return task.problem.logits(task.numbers, params, tokens)
 
@@ -44,7 +49,7 @@ def _logits(task, params, tokens):
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_a_future_token_leaves_earlier_logits_and_changes_later_ones(positions):
     task = _task(positions=positions, layers=2)
-    params, tokens = task.init(KEY), task.batch("train", KEY).tokens
+    params, tokens = _init(task, KEY), task.batch("train", KEY).tokens[:, :-1]
     changed = tokens.at[:, 5].set((tokens[:, 5] + 1) % 257)
     first, second = _logits(task, params, tokens), _logits(task, params, changed)
     np.testing.assert_array_equal(first[:, :5], second[:, :5])
@@ -53,19 +58,19 @@ def test_a_future_token_leaves_earlier_logits_and_changes_later_ones(positions):
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_the_order_of_earlier_tokens_matters(positions):
-    task = _task(positions=positions, init_scale=2.0)
+    task = _task(positions=positions, init_scale=2.0, patch_length=5)
     tokens = jnp.array([[3, 1, 2, 9]])
-    params = task.init(KEY)
+    params = _init(task, KEY)
     swapped = _logits(task, params, jnp.array([[1, 3, 2, 9]]))
     assert np.max(np.abs(_logits(task, params, tokens) - swapped)[:, -1]) > 1e-4
 
 
 def test_the_loss_is_the_mean_over_next_tokens_that_are_text():
     task = _task(label_smoothing=0.0)
-    params, batch = task.init(KEY), task.batch("train", KEY)
+    params, batch = _init(task, KEY), task.batch("train", KEY)
     mask = jnp.ones((4, 12)).at[0, 7:].set(0.0).at[2, 1:].set(0.0)
     batch = batch._replace(mask=mask)
-    log_p = jax.nn.log_softmax(_logits(task, params, batch.tokens))
+    log_p = jax.nn.log_softmax(_logits(task, params, batch.tokens[:, :-1]))
     kept = [
         -log_p[b, t, batch.tokens[b, t + 1]]
         for b in range(4)
@@ -96,12 +101,13 @@ def test_stacked_tasks_with_other_numbers_equal_the_tasks_alone():
     for i, task in enumerate(tasks):
         loss, grad = alone(task, KEY)
         np.testing.assert_allclose(losses[i], loss, rtol=1e-4)
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grad))
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grad), strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-2, atol=1e-3 * np.abs(b).max())
+            np.testing.assert_allclose(a[i], b, rtol=1e-2, atol=1e-4 * largest)
 
 
 def test_loss_and_gradient_are_finite_and_start_near_log_vocabulary():
-    run = jax.jit(lambda task: _loss_and_grad(task, task.init(KEY), KEY))
+    run = jax.jit(lambda task: _loss_and_grad(task, _init(task, KEY), KEY))
     for seed in range(8):
         loss, grads = run(_task(seed))
         np.testing.assert_allclose(loss, np.log(257), atol=0.25)
@@ -118,7 +124,7 @@ def test_thirty_steps_of_adam_lower_the_loss():
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(params, updates), state), loss
 
-    start = task.init(KEY)
+    start = _init(task, KEY)
     keys = jax.random.split(KEY, 30)
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys)[1])
     losses = run((start, optimizer.init(start)))

@@ -34,6 +34,10 @@ def _task(seed=3, **fields):
     return Task(*vit.build(config))
 
 
+_init = jax.jit(Task.init)
+
+
+@jax.jit
 def _loss_and_grad(task, params, key):
     batch = task.batch("train", key)
     return jax.value_and_grad(task.loss)(params, batch, key)
@@ -72,13 +76,14 @@ def test_attention_heads_do_not_read_each_other():
     assert np.all(a[..., 4:] != b[..., 4:])
 
 
+@jax.jit
 def _logits(task, params, images):
     return task.problem.network.apply(task.numbers.network, params, images, KEY)
 
 
 def test_without_positions_the_order_of_patches_does_not_matter():
     task = _task()
-    params, images = task.init(KEY), task.batch("train", KEY).inputs
+    params, images = _init(task, KEY), task.batch("train", KEY).inputs
     # Upper and lower half change places: whole patches, since the halves are patches.
     swapped = jnp.roll(images, 4, axis=1)
     first, second = (_logits(task, params, x) for x in (images, swapped))
@@ -103,7 +108,7 @@ def test_label_smoothing_is_a_mixture_whose_minimum_is_the_entropy():
 
 def test_the_weights_have_the_laws_that_their_names_tell():
     fields = {"head_width": 32, "mlp_width": 300, "heads": 4, "init_scale": 2.0}
-    params = _task(**fields, reparam_scale=4.0).init(KEY)
+    params = _init(_task(**fields, reparam_scale=4.0), KEY)
     layer = params["transformer"]["layer_0"]
     close = lambda x, std: np.testing.assert_allclose(x.std(), std / 4, rtol=0.06)
     close(layer["mlp_in"]["kernel"], 2 / np.sqrt(128))
@@ -119,8 +124,8 @@ def test_the_weights_have_the_laws_that_their_names_tell():
 @pytest.mark.parametrize("scale", [0.03, 30.0])
 def test_reparametrisation_leaves_the_loss_and_scales_the_gradient(scale):
     plain, scaled = _task(reparam_scale=1.0), _task(reparam_scale=scale)
-    loss, grads = _loss_and_grad(plain, plain.init(KEY), KEY)
-    scaled_loss, scaled_grads = _loss_and_grad(scaled, scaled.init(KEY), KEY)
+    loss, grads = _loss_and_grad(plain, _init(plain, KEY), KEY)
+    scaled_loss, scaled_grads = _loss_and_grad(scaled, _init(scaled, KEY), KEY)
     np.testing.assert_allclose(loss, scaled_loss, rtol=1e-5)
     g, scaled_g = grads["head"]["kernel"], scaled_grads["head"]["kernel"]
     np.testing.assert_allclose(scaled_g / scale, g, rtol=1e-2, atol=1e-5)
@@ -137,12 +142,13 @@ def test_stacked_tasks_with_other_numbers_equal_the_tasks_alone():
     for i, task in enumerate(tasks):
         loss, grad = alone(task, KEY)
         np.testing.assert_allclose(losses[i], loss, rtol=1e-4)
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grad))
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grad), strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-2, atol=1e-3 * np.abs(b).max())
+            np.testing.assert_allclose(a[i], b, rtol=1e-2, atol=1e-4 * largest)
 
 
 def test_loss_and_gradient_are_finite_and_start_near_log_classes():
-    run = jax.jit(lambda task: _loss_and_grad(task, task.init(KEY), KEY))
+    run = jax.jit(lambda task: _loss_and_grad(task, _init(task, KEY), KEY))
     for seed in range(8):
         loss, grads = run(_task(seed))
         np.testing.assert_allclose(loss, np.log(10), atol=0.25)
@@ -159,7 +165,7 @@ def test_thirty_steps_of_adam_lower_the_loss():
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(params, updates), state), loss
 
-    start = task.init(KEY)
+    start = _init(task, KEY)
     keys = jax.random.split(KEY, 30)
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys)[1])
     losses = run((start, optimizer.init(start)))
