@@ -183,7 +183,10 @@ def _check_all(names: Sequence[str], jobs: int) -> Iterator[Checked]:
     for core in range(jobs):
         cores.put(core)
     with ProcessPoolExecutor(
-        jobs, context, _use_one_core, (cores, jax.config.jax_compilation_cache_dir)
+        jobs,
+        context,
+        _use_one_core,
+        (cores, getattr(jax.config, "jax_compilation_cache_dir", None)),
     ) as pool:
         futures = [pool.submit(_check_one, name) for name in names]
         for future in as_completed(futures):

@@ -17,10 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tasksets.data import Dataset, Examples
-from tasksets.images import DrawnImages, ImageNumbers, Images, serve
+from tasksets.images import ImageNumbers, ImageProblem, serve
 from tasksets.names import UnknownNameError
 from tasksets.sampling import ImageConfig
-from tasksets.task import Problem, SplitName
 
 Params = PyTree
 
@@ -55,34 +54,15 @@ class ClassificationNumbers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Classification(Problem):
+class Classification(ImageProblem):
     """The structure of a task that classifies images with a network."""
 
     network: Network
-    images: Images
     objective: str = "cross_entropy"  # or mse
 
     def init(self, numbers: ClassificationNumbers, key: PRNGKeyArray) -> Params:
         classes = self.images.dataset.num_classes
         return self.network.init(numbers.network, self.images.shape, classes, key)
-
-    def draw(
-        self,
-        numbers: ClassificationNumbers,
-        data: Dataset,
-        split: SplitName,
-        key: PRNGKeyArray,
-    ) -> DrawnImages:
-        return self.images.draw(numbers.images, data, split, key)
-
-    def take(
-        self,
-        numbers: ClassificationNumbers,
-        data: Dataset,
-        split: SplitName,
-        drawn: DrawnImages,
-    ) -> Examples:
-        return self.images.take(numbers.images, data, split, drawn)
 
     def loss(
         self,
@@ -124,7 +104,7 @@ def build_classification(
         initial_loss=jnp.float32(0.25 if objective == "mse" else np.log(classes)),
         best_loss=jnp.float32(0.0),
     )
-    return Classification(network, images, objective), numbers, data
+    return Classification(network, objective, images=images), numbers, data
 
 
 def cross_entropy(

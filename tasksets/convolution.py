@@ -1,4 +1,4 @@
-"""Stacks of 3x3 convolutions as plain functions of a dict of layers.
+"""Convolutions, and stacks of 3x3 ones as plain functions of a dict of layers.
 
     y[b, i, j] = sum_uv x[b, s i + u - p, s j + v - p] W[u, v] + bias
 
@@ -18,7 +18,10 @@ from tasksets.dense import Layers
 from tasksets.initializers import InitializerNumbers, Kind, init_weight
 from tasksets.normalization_layers import batch_norm
 
-_WIDTH = 3  # of every kernel
+# SAME, VALID, or the zeros (before, after) the rows and those of the columns.
+Padding = str | tuple[tuple[int, int], tuple[int, int]]
+
+_WIDTH = 3  # of every kernel in a stack
 _PADDINGS = ("SAME", "VALID")
 
 
@@ -123,7 +126,7 @@ def convolve(
     images: Float[Array, "batch height width inputs"],
     kernel: Float[Array, "k_height k_width inputs outputs"],
     stride: int,
-    padding: str,
+    padding: Padding,
 ) -> Float[Array, "batch new_height new_width outputs"]:
     """`jax.lax.conv_general_dilated` of NHWC images with an HWIO kernel."""
     *window, _, num_outputs = kernel.shape
@@ -135,7 +138,7 @@ def _patches(
     images: Float[Array, "batch height width inputs"],
     window: tuple[int, int],
     stride: int,
-    padding: str,
+    padding: Padding,
 ) -> Float[Array, "batch new_height new_width window_inputs"]:
     """What a kernel of size `window` sees at each place, in the order of its entries."""
     size = images.shape[1:3]

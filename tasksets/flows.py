@@ -26,10 +26,9 @@ from tasksets import sampling
 from tasksets.activations import ActivationNumbers, activation_numbers
 from tasksets.data import Dataset, Examples
 from tasksets.dense import Layers
-from tasksets.images import DrawnImages, ImageNumbers, Images, serve
+from tasksets.images import ImageNumbers, ImageProblem, Images, serve
 from tasksets.initializers import InitializerNumbers, Kind, initializer
 from tasksets.sampling import ImageConfig
-from tasksets.task import Problem, SplitName
 
 NOISE_STD = 0.01
 _LOG_2PI = float(np.log(2 * np.pi))
@@ -208,32 +207,13 @@ class DensityNumbers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DensityEstimation(Problem):
+class DensityEstimation(ImageProblem):
     """The structure of a task that fits a flow to images."""
 
     flow: Flow
-    images: Images
 
     def init(self, numbers: DensityNumbers, key: PRNGKeyArray) -> FlowParams:
         return self.flow.init(numbers.bijector, _num_dims(self.images), key)
-
-    def draw(
-        self,
-        numbers: DensityNumbers,
-        data: Dataset,
-        split: SplitName,
-        key: PRNGKeyArray,
-    ) -> DrawnImages:
-        return self.images.draw(numbers.images, data, split, key)
-
-    def take(
-        self,
-        numbers: DensityNumbers,
-        data: Dataset,
-        split: SplitName,
-        drawn: DrawnImages,
-    ) -> Examples:
-        return self.images.take(numbers.images, data, split, drawn)
 
     def loss(
         self,
@@ -271,7 +251,7 @@ def build_density_estimation(
         initial_loss=jnp.float32(num_dims * identity),
         best_loss=jnp.float32(num_kept * identity + (num_dims - num_kept) * entropy),
     )
-    return DensityEstimation(flow, images), density_numbers, data
+    return DensityEstimation(flow, images=images), density_numbers, data
 
 
 def _num_dims(images: Images) -> int:

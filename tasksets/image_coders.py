@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tasksets.classification import Network
+from tasksets.convolution import convolve
 from tasksets.initializers import InitializerNumbers, Kind, init_weight
 
 Params = dict[str, Any]
@@ -58,7 +59,7 @@ class ConvEncoder:
         x = inputs
         for i in range(len(self.channels)):
             layer = params[f"conv_{i}"]
-            x = jax.nn.relu(_conv(x, layer["w"], stride=2) + layer["b"])
+            x = jax.nn.relu(convolve(x, layer["w"], 2, "SAME") + layer["b"])
         return _dense(params["dense"], x.reshape(len(x), -1))
 
 
@@ -110,7 +111,7 @@ class ConvDecoder:
         for i in range(len(self.channels)):
             layer = params[f"conv_{i}"]
             x = jax.nn.relu(conv_transpose(x, layer["w"]) + layer["b"])
-        x = _conv(x, params["pixels"]["w"], stride=1) + params["pixels"]["b"]
+        x = convolve(x, params["pixels"]["w"], 1, "SAME") + params["pixels"]["b"]
         groups = x.reshape(*x.shape[:3], -1, self.shape[-1])
         return jnp.moveaxis(groups, 3, 1).reshape(len(x), -1)
 
@@ -170,23 +171,10 @@ def conv_transpose(
     split = jnp.einsum(
         "asm,btn,mnio->abisto", _TAPS, _TAPS, kernel, precision="highest"
     ).reshape(2, 2, num_inputs, 4 * num_outputs)
-    y = _conv(x, split, stride=1, padding=((1, 0), (1, 0)))
+    y = convolve(x, split, 1, ((1, 0), (1, 0)))
     batch, height, width, _ = x.shape
     y = y.reshape(batch, height, width, 2, 2, num_outputs).swapaxes(2, 3)
     return y.reshape(batch, 2 * height, 2 * width, num_outputs)
-
-
-def _conv(
-    x: Float[Array, "batch height width inputs"],
-    kernel: Float[Array, "h w inputs outputs"],
-    *,
-    stride: int,
-    padding: str | tuple[tuple[int, int], ...] = "SAME",
-) -> Float[Array, "batch new_height new_width outputs"]:
-    axes = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=axes
-    )
 
 
 def _dense(

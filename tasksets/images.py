@@ -2,12 +2,12 @@
 
     batch = center(augment(data[indices])),    center(x) = x or 2 x - 1
 
-`Images` is the structure, `ImageNumbers` the numbers; a family's problem holds an
-`Images` and adds a network and a loss. Tables are served too, without augmentation.
+`Images` is the structure, `ImageNumbers` the numbers; a family's problem is an
+`ImageProblem` that adds a network and a loss. Tables are served too, without augmentation.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from tasksets.augmentation import (
 )
 from tasksets.data import Dataset, DatasetInfo, Examples, draw_indices, load, take
 from tasksets.sampling import ImageConfig
-from tasksets.task import SplitName
+from tasksets.task import Problem, SplitName
 
 DrawnImages = tuple[Int[Array, "batch"], PRNGKeyArray]
 
@@ -68,6 +68,23 @@ class Images:
         if self.dataset.is_image:
             inputs = inputs + numbers.center * (inputs - 1)
         return Examples(inputs, labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageProblem(Problem):
+    """A problem whose batches are images; its numbers have `images`."""
+
+    images: Images
+
+    def draw(
+        self, numbers: Any, data: Dataset, split: SplitName, key: PRNGKeyArray
+    ) -> DrawnImages:
+        return self.images.draw(numbers.images, data, split, key)
+
+    def take(
+        self, numbers: Any, data: Dataset, split: SplitName, drawn: DrawnImages
+    ) -> Examples:
+        return self.images.take(numbers.images, data, split, drawn)
 
 
 def serve(

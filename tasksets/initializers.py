@@ -29,6 +29,8 @@ Kind = Literal["entrywise", "orthogonal"]
 # Cutting a standard normal at +-2 leaves this standard deviation.
 _TRUNCATED_STD = 0.87962566103423978
 
+_Law = tuple[float, float, float]
+
 # (a_uniform, a_normal, c)
 _UNIFORM = (math.sqrt(3), 0.0, 0.0)
 _NORMAL = (0.0, math.sqrt(2), 1.0)
@@ -55,8 +57,7 @@ def initializer(name: str, scale: float | None) -> tuple[Kind, InitializerNumber
     """
     s = 1.0 if scale is None else scale
     unit_truncated = 1 / _TRUNCATED_STD**2
-    Law = tuple[float, float, float]
-    table: dict[str, tuple[Law, float, Law]] = {
+    table: dict[str, tuple[_Law, float, _Law]] = {
         "he_normal": (_TRUNCATED, 2 * unit_truncated, _PER_FAN_IN),
         "he_uniform": (_UNIFORM, 2, _PER_FAN_IN),
         "glorot_normal": (_TRUNCATED, unit_truncated, _PER_FAN_MEAN),
@@ -70,7 +71,7 @@ def initializer(name: str, scale: float | None) -> tuple[Kind, InitializerNumber
     if name not in table:
         raise UnknownNameError("initializer", name, table)
     law, gain, fans = table[name]
-    kind = "orthogonal" if name == "orthogonal" else "entrywise"
+    kind: Kind = "orthogonal" if name == "orthogonal" else "entrywise"
     numbers = InitializerNumbers(jnp.float32(gain), jnp.float32(fans), jnp.float32(law))
     return kind, numbers
 

@@ -73,4 +73,4 @@ def build_smoothed_classification(
         best_loss=jnp.float32(smoothed_entropy(config.label_smoothing, num_classes)),
     )
     network = LinenNetwork(module(num_classes))
-    return SmoothedClassification(network, images), numbers, data
+    return SmoothedClassification(network, images=images), numbers, data

@@ -17,14 +17,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tasksets.initializers import InitializerNumbers, Kind, init_weight, initializer
 from tasksets.recurrent import CellNumbers, CoreConfig, TokenRnn, build_recurrent
-from tasksets.task import Problem, SplitName
 from tasksets.text import (
-    DrawnTexts,
     TextBatch,
     TextConfig,
     TextData,
     TextNumbers,
-    Texts,
+    TextProblem,
     serve_text,
 )
 
@@ -73,12 +71,11 @@ class LanguageModelNumbers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LanguageModel(Problem):
+class LanguageModel(TextProblem):
     """The structure of a task that predicts the next token."""
 
     network: TokenRnn
     output: Kind
-    texts: Texts
 
     def init(self, numbers: LanguageModelNumbers, key: PRNGKeyArray) -> Params:
         network_key, output_key = jax.random.split(key)
@@ -89,24 +86,6 @@ class LanguageModel(Problem):
             **self.network.init(numbers.cell, network_key),
             "output": {"w": weight, "b": jnp.zeros(vocab_size)},
         }
-
-    def draw(
-        self,
-        numbers: LanguageModelNumbers,
-        data: TextData,
-        split: SplitName,
-        key: PRNGKeyArray,
-    ) -> DrawnTexts:
-        return self.texts.draw(numbers.texts, data, split, key)
-
-    def take(
-        self,
-        numbers: LanguageModelNumbers,
-        data: TextData,
-        split: SplitName,
-        drawn: DrawnTexts,
-    ) -> TextBatch:
-        return self.texts.take(numbers.texts, data, split, drawn)
 
     def loss(
         self,
@@ -163,7 +142,7 @@ def build_language_model(
         best_loss=jnp.float32(0.0),
     )
     network = TokenRnn(recurrent, config.vocab_size, config.embedding_size)
-    return LanguageModel(network, output, texts), numbers, data
+    return LanguageModel(network, output, texts=texts), numbers, data
 
 
 def token_losses(

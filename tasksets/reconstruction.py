@@ -21,10 +21,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tasksets.classification import Network, Params
 from tasksets.data import Dataset, Examples
-from tasksets.images import DrawnImages, ImageNumbers, Images, serve
+from tasksets.images import ImageNumbers, ImageProblem, Images, serve
 from tasksets.names import UnknownNameError
 from tasksets.sampling import ImageConfig
-from tasksets.task import Problem, SplitName
 
 
 class Output(NamedTuple):
@@ -67,33 +66,14 @@ class ReconstructionNumbers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reconstruction(Problem):
+class Reconstruction(ImageProblem):
     """The structure of a task that predicts its own input."""
 
     network: Network  # to as many outputs as there are pixels
-    images: Images
 
     def init(self, numbers: ReconstructionNumbers, key: PRNGKeyArray) -> Params:
         shape = self.images.shape
         return self.network.init(numbers.network, shape, int(np.prod(shape)), key)
-
-    def draw(
-        self,
-        numbers: ReconstructionNumbers,
-        data: Dataset,
-        split: SplitName,
-        key: PRNGKeyArray,
-    ) -> DrawnImages:
-        return self.images.draw(numbers.images, data, split, key)
-
-    def take(
-        self,
-        numbers: ReconstructionNumbers,
-        data: Dataset,
-        split: SplitName,
-        drawn: DrawnImages,
-    ) -> Examples:
-        return self.images.take(numbers.images, data, split, drawn)
 
     def loss(
         self,
@@ -149,7 +129,7 @@ def build_reconstruction(
         initial_loss=jnp.float32(weight * np.prod(images.shape) * error),
         best_loss=jnp.float32(0.0),
     )
-    return Reconstruction(network, images), numbers, data
+    return Reconstruction(network, images=images), numbers, data
 
 
 def serve_pixels(

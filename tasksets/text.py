@@ -14,7 +14,7 @@ encoding means bytes.
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from tasksets.catalogue import Encoding, TextName, read_text_name
 from tasksets.corpora import Tokens
 from tasksets.data import Part, carve, draw_indices
 from tasksets.prepared import Prepared
-from tasksets.task import SplitName
+from tasksets.task import Problem, SplitName
 
 DrawnTexts = tuple[Int[Array, "batch"], Float[Array, "batch"]]
 
@@ -150,6 +150,23 @@ class Texts:
 
     def _served(self, split: SplitName) -> SplitName:
         return "train" if self.just_train else split
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextProblem(Problem):
+    """A problem whose batches are texts; its numbers have `texts`."""
+
+    texts: Texts
+
+    def draw(
+        self, numbers: Any, data: TextData, split: SplitName, key: PRNGKeyArray
+    ) -> DrawnTexts:
+        return self.texts.draw(numbers.texts, data, split, key)
+
+    def take(
+        self, numbers: Any, data: TextData, split: SplitName, drawn: DrawnTexts
+    ) -> TextBatch:
+        return self.texts.take(numbers.texts, data, split, drawn)
 
 
 def serve_text(config: TextConfig) -> tuple[Texts, TextNumbers, TextData]:

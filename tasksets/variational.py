@@ -33,10 +33,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tasksets.classification import Network, Params
 from tasksets.data import Dataset, Examples
-from tasksets.images import DrawnImages, ImageNumbers, Images
+from tasksets.images import ImageNumbers, ImageProblem
 from tasksets.reconstruction import mean_over_pixels, serve_pixels
 from tasksets.sampling import ImageConfig
-from tasksets.task import Problem, SplitName
 
 BIN = 1 / 255
 _LARGEST = 10.0  # of what the decoder gives, and of log standard deviations
@@ -67,13 +66,12 @@ class VariationalNumbers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Variational(Problem):
+class Variational(ImageProblem):
     """The structure of a task that trains a variational autoencoder."""
 
     encoder: Network  # from images to 2 * latents
     decoder: Network  # from latents to 2 * pixels: all means, then all log_std
     latents: int
-    images: Images
 
     def init(self, numbers: VariationalNumbers, key: PRNGKeyArray) -> Params:
         encoder_key, decoder_key = jax.random.split(key)
@@ -89,24 +87,6 @@ class Variational(Problem):
                 decoder_key,
             ),
         }
-
-    def draw(
-        self,
-        numbers: VariationalNumbers,
-        data: Dataset,
-        split: SplitName,
-        key: PRNGKeyArray,
-    ) -> DrawnImages:
-        return self.images.draw(numbers.images, data, split, key)
-
-    def take(
-        self,
-        numbers: VariationalNumbers,
-        data: Dataset,
-        split: SplitName,
-        drawn: DrawnImages,
-    ) -> Examples:
-        return self.images.take(numbers.images, data, split, drawn)
 
     def loss(
         self,
@@ -192,4 +172,4 @@ def build_variational(
         ),
         best_loss=jnp.float32(num_pixels * np.log(np.pi * np.e / 6) / 2),
     )
-    return Variational(encoder, decoder, latents, images), numbers, data
+    return Variational(encoder, decoder, latents, images=images), numbers, data

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from tasksets import sampling
 from tasksets.activations import ActivationNumbers, activate
 from tasksets.classification import ClassificationNumbers
+from tasksets.convolution import convolve
 from tasksets.data import Dataset
 from tasksets.family import Family
 from tasksets.label_smoothing import (
@@ -203,16 +204,7 @@ class Convolution(nn.Module):
     def __call__(self, x: Images) -> Images:
         shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", nn.initializers.zeros_init(), shape)
-        if self.size == 1:
-            # As a product of matrices it stays one when lanes have their own kernels.
-            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x, kernel, self.stride, "SAME")
 
 
 class BatchNorm(nn.Module):

@@ -28,14 +28,12 @@ from tasksets.family import Family
 from tasksets.initializers import InitializerNumbers, Kind, init_weight, initializer
 from tasksets.names import UnknownNameError
 from tasksets.recurrent import CellNumbers, CoreConfig, TokenRnn, build_recurrent
-from tasksets.task import Problem, SplitName
 from tasksets.text import (
-    DrawnTexts,
     TextBatch,
     TextConfig,
     TextData,
     TextNumbers,
-    Texts,
+    TextProblem,
     serve_text,
 )
 
@@ -112,13 +110,12 @@ class RnnTextClassificationNumbers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RnnTextClassification(Problem):
+class RnnTextClassification(TextProblem):
     """The structure of a task that classifies texts."""
 
     network: TokenRnn
     output: Kind
     readout: str
-    texts: Texts
 
     def init(self, numbers: RnnTextClassificationNumbers, key: PRNGKeyArray) -> Params:
         network_key, output_key = jax.random.split(key)
@@ -129,24 +126,6 @@ class RnnTextClassification(Problem):
             **self.network.init(numbers.cell, network_key),
             "output": {"w": weight, "b": jnp.zeros(num_classes)},
         }
-
-    def draw(
-        self,
-        numbers: RnnTextClassificationNumbers,
-        data: TextData,
-        split: SplitName,
-        key: PRNGKeyArray,
-    ) -> DrawnTexts:
-        return self.texts.draw(numbers.texts, data, split, key)
-
-    def take(
-        self,
-        numbers: RnnTextClassificationNumbers,
-        data: TextData,
-        split: SplitName,
-        drawn: DrawnTexts,
-    ) -> TextBatch:
-        return self.texts.take(numbers.texts, data, split, drawn)
 
     def loss(
         self,
@@ -197,7 +176,7 @@ def build(
     )
     vocab_size = min(config.vocab_size, config.max_token or config.vocab_size)
     network = TokenRnn(recurrent, vocab_size, config.embedding_size)
-    problem = RnnTextClassification(network, output, config.readout, texts)
+    problem = RnnTextClassification(network, output, config.readout, texts=texts)
     return problem, numbers, data
 
 

@@ -26,14 +26,12 @@ from tasksets.attention import PositionEmbedding, Transformer, layer_flops
 from tasksets.family import Family
 from tasksets.label_smoothing import smoothed_cross_entropy, smoothed_entropy
 from tasksets.linen import Params, apply_linen, init_linen
-from tasksets.task import Problem, SplitName
 from tasksets.text import (
-    DrawnTexts,
     TextBatch,
     TextConfig,
     TextData,
     TextNumbers,
-    Texts,
+    TextProblem,
     serve_text,
 )
 from tasksets.variation import (
@@ -143,34 +141,15 @@ class TransformerLmNumbers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TransformerLm(Problem):
+class TransformerLm(TextProblem):
     """The structure of a task of this family."""
 
     module: LanguageModel
-    texts: Texts
 
     def init(self, numbers: TransformerLmNumbers, key: PRNGKeyArray) -> Params:
         shape = (1, self.texts.patch_length - 1)
         tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
         return init_linen(self.module, numbers.network, tokens, key)
-
-    def draw(
-        self,
-        numbers: TransformerLmNumbers,
-        data: TextData,
-        split: SplitName,
-        key: PRNGKeyArray,
-    ) -> DrawnTexts:
-        return self.texts.draw(numbers.texts, data, split, key)
-
-    def take(
-        self,
-        numbers: TransformerLmNumbers,
-        data: TextData,
-        split: SplitName,
-        drawn: DrawnTexts,
-    ) -> TextBatch:
-        return self.texts.take(numbers.texts, data, split, drawn)
 
     def loss(
         self,
@@ -244,7 +223,7 @@ def build(
         initial_loss=jnp.float32(math.log(vocab_size)),
         best_loss=jnp.float32(smoothed_entropy(config.label_smoothing, vocab_size)),
     )
-    return TransformerLm(module, texts), numbers, data
+    return TransformerLm(module, texts=texts), numbers, data
 
 
 FAMILY = Family("transformer_lm", sample, build)
