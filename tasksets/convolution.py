@@ -7,6 +7,7 @@ is called once, but on CPU it is several times slower where tasks live: inside a
 over training steps, and under `vmap` with a kernel for every lane.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -19,7 +20,7 @@ from tasksets.initializers import InitializerNumbers, Kind, init_weight
 from tasksets.normalization_layers import batch_norm
 
 # SAME, VALID, or the zeros (before, after) the rows and those of the columns.
-Padding = str | tuple[tuple[int, int], tuple[int, int]]
+Padding = str | Sequence[tuple[int, int]]
 
 _WIDTH = 3  # of every kernel in a stack
 _PADDINGS = ("SAME", "VALID")
@@ -141,9 +142,10 @@ def _patches(
     padding: Padding,
 ) -> Float[Array, "batch new_height new_width window_inputs"]:
     """What a kernel of size `window` sees at each place, in the order of its entries."""
-    size = images.shape[1:3]
-    pads = jax.lax.padtype_to_pads(size, window, (stride, stride), padding)
-    x = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+    if isinstance(padding, str):
+        size = images.shape[1:3]
+        padding = jax.lax.padtype_to_pads(size, window, (stride, stride), padding)
+    x = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     # Widths first and then heights: fewer copies than one for each entry of the window.
     for axis, extent in ((2, window[1]), (1, window[0])):
         last = x.shape[axis] - extent
