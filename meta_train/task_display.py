@@ -113,14 +113,14 @@ def check(suite: str, out: Path | None, jobs: int) -> int:
     """Checks a suite, shows what was found by family; returns how many failed."""
     names = tasksets.names(suite)
     # Excluded tasks are in no suite; they are counted for the seeds that it spans.
-    done = {c.name: c for c in _read(out)} if out is not None else {}
+    done = {c.name: c for c in read_checked(out)} if out is not None else {}
     left = [name for name in names if name not in done]
     with Progress(console=console, transient=True) as bar:
         line = bar.add_task(f"checking {suite}", total=len(names), completed=len(done))
-        for found in _check_all(left, jobs or os.cpu_count() or 1):
+        for found in check_all(left, jobs or os.cpu_count() or 1):
             done[found.name] = found
             if out is not None:
-                _append(out, found)
+                append_checked(out, found)
             if found.status == "failed":
                 console.print(f"[red]{found.name}[/]: {found.detail}")
             bar.advance(line)
@@ -176,7 +176,7 @@ def _group(name: str) -> str:
     return parsed.family if parsed.seed is not None else "fixed"
 
 
-def _check_all(names: Sequence[str], jobs: int) -> Iterator[Checked]:
+def check_all(names: Sequence[str], jobs: int) -> Iterator[Checked]:
     """Checks in processes of one core each, in the order in which they finish."""
     context = multiprocessing.get_context("spawn")
     cores = context.Queue()
@@ -208,7 +208,7 @@ def _use_one_core(cores: "multiprocessing.Queue[int]", cache: str | None) -> Non
         os.sched_setaffinity(0, {allowed[core % len(allowed)]})
 
 
-def _read(path: Path) -> list[Checked]:
+def read_checked(path: Path) -> list[Checked]:
     if not path.exists():
         return []
     kinds = {f.name: f.type for f in dataclasses.fields(Checked)}
@@ -220,7 +220,7 @@ def _read(path: Path) -> list[Checked]:
         ]
 
 
-def _append(path: Path, found: Checked) -> None:
+def append_checked(path: Path, found: Checked) -> None:
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:

@@ -2,11 +2,13 @@
 
 import pytest
 
+import tasksets
 from meta_train import cli
+from meta_train.task_display import read_checked
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "tasks", "pretrained", "demo"]
+    "command", ["train", "evaluate", "tasks", "data", "pretrained", "demo"]
 )
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -47,12 +49,56 @@ def test_a_horizon_of_part_windows_is_refused_before_anything_runs(capsys):
     assert "whole number of windows" in " ".join(words)
 
 
-def test_tasks_are_listed_and_shown(capsys):
+def test_tasks_are_listed_shown_and_sampled(capsys):
     cli.main(["tasks", "list"])
     cli.main(["tasks", "list", "--suite", "small_mlp", "--limit", "3"])
     cli.main(["tasks", "show", "small_mlp/seed7"])
+    cli.main(["tasks", "sample", "3", "--suite", "quadratic"])
     out = capsys.readouterr().out
     assert "quadratic" in out and "small_mlp/seed2" in out and "1,930" in out
+    assert "loss_scale=" in out and "closed form" in out
+
+
+def test_a_suite_is_checked_and_a_second_check_goes_on_from_the_table(
+    capsys, tmp_path, monkeypatch
+):
+    checked = ["mlp_family/seed7@digits", "quadratic_family/seed1", "mlp_family/seed6"]
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))  # where nothing is prepared
+    monkeypatch.setattr(tasksets, "names", lambda suite: checked)
+    table = tmp_path / "checked.csv"
+    command = [
+        "tasks",
+        "check",
+        "--suite",
+        "digits",
+        "--jobs",
+        "1",
+        "--out",
+        str(table),
+    ]
+    cli.main(command)
+    first = table.read_text()
+    statuses = {found.name: found.status for found in read_checked(table)}
+    assert statuses == dict(zip(checked, ["ok", "ok", "data absent"], strict=True))
+    cli.main(command)
+    assert table.read_text() == first
+    assert "digits: 3 tasks" in capsys.readouterr().out
+
+
+def test_the_losses_of_a_task_are_plotted(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "task.png"
+    cli.main(
+        ["tasks", "plot", "quadratic_family/seed3?dims=3", "--out", str(path)]
+        + ["--num-steps", "25", "--num-seeds", "1"]
+    )
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_data_sets_are_listed(capsys):
+    cli.main(["data", "list"])
+    out = capsys.readouterr().out
+    assert "digits" in out and "bundled" in out and "lm1b" in out
 
 
 @pytest.mark.parametrize(

@@ -198,11 +198,19 @@ def test_a_transposed_convolution_is_that_of_jax_and_the_adjoint_of_a_convolutio
     x = jax.random.normal(x_key, (2, 3, 5, 4))
     kernel = jax.random.normal(kernel_key, (3, 3, 4, 6))
     axes = ("NHWC", "HWIO", "NHWC")
-    expected = jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=axes)
-    found = conv_transpose(x, kernel)
+    expected, expected_pullback = jax.vjp(
+        lambda x, kernel: jax.lax.conv_transpose(
+            x, kernel, (2, 2), "SAME", dimension_numbers=axes
+        ),
+        x,
+        kernel,
+    )
+    found, pullback = jax.vjp(conv_transpose, x, kernel)
     assert found.shape == (2, 6, 10, 6)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     y = jax.random.normal(y_key, found.shape)
+    for ours, theirs in zip(pullback(y), expected_pullback(y), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     adjoint = jax.lax.conv_general_dilated(
         y,
         jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
@@ -211,6 +219,26 @@ def test_a_transposed_convolution_is_that_of_jax_and_the_adjoint_of_a_convolutio
         dimension_numbers=axes,
     )
     np.testing.assert_allclose(jnp.sum(found * y), jnp.sum(x * adjoint), rtol=1e-4)
+
+
+def test_an_encoder_is_convolutions_of_stride_two_with_relus_and_a_dense_layer():
+    numbers = normal_initializer(1.0, per_fan_in=True)
+    params = ConvEncoder((4, 6)).init(numbers, (8, 12, 3), 5, KEY)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases start at 0
+    images = jax.random.normal(KEY, (2, 8, 12, 3))
+    x = images
+    for name in ("conv_0", "conv_1"):
+        x = jax.lax.conv_general_dilated(
+            x,
+            params[name]["w"],
+            (2, 2),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        x = jnp.maximum(x + params[name]["b"], 0)
+    expected = x.reshape(2, 2 * 3 * 6) @ params["dense"]["w"] + params["dense"]["b"]
+    found = ConvEncoder((4, 6)).apply(numbers, params, images, KEY)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_images_whose_sides_do_not_halve_are_refused_by_shape():

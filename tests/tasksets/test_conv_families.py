@@ -38,14 +38,16 @@ def digits(family, seed, **fields):
     return Task(*FAMILIES[family].build(config), family)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 0), (2, 3))])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
-def test_a_convolution_is_that_of_flax_and_so_are_its_gradients(size, stride, padding):
-    conv = nn.Conv(5, (3, 3), stride, padding, use_bias=False)
+@pytest.mark.parametrize("window", [(3, 3), (1, 1), (2, 7)])
+def test_a_convolution_is_that_of_flax_and_so_are_its_gradients(
+    window, stride, padding
+):
+    conv = nn.Conv(5, window, stride, padding, use_bias=False)
     x_key, w_key, y_key = jax.random.split(KEY, 3)
-    x = jax.random.normal(x_key, (2, *size, 3))
-    w = jax.random.normal(w_key, (3, 3, 3, 5))
+    x = jax.random.normal(x_key, (2, 7, 10, 3))
+    w = jax.random.normal(w_key, (*window, 3, 5))
     expected, expected_pullback = jax.vjp(
         lambda x, w: conv.apply({"params": {"kernel": w}}, x), x, w
     )

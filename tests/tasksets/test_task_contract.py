@@ -134,6 +134,7 @@ def _lanes(family: str) -> tuple[tuple[Task, ...], jax.Array, Report]:
             P(),
         ),
         out_specs=P("lanes"),
+        check_vma=False,  # states of scans within a task may be constants
     )
     program = jax.jit(sharded, compiler_options=_FAST_TO_COMPILE)
     return tasks, keys, jax.device_get(program(stacked, keys, RATES))
@@ -174,6 +175,8 @@ def test_the_name_of_a_task_gives_it_back(name):
 
 @every_task
 def test_another_key_gives_another_start(name):
+    if name.startswith("lopt_pes"):
+        pytest.skip("optimizers designed by hand start from their defaults")
     starts = jax.tree.leaves(_report_of(name).starts)
     assert any(np.any(leaf[0] != leaf[1]) for leaf in starts)
 
@@ -222,12 +225,11 @@ def test_every_split_serves_batches_of_one_shape(name):
 
 
 def _assert_splits_alike(task):
-    batches = [jax.eval_shape(_batch, task, split, KEY) for split in SPLITS]
+    batches = [
+        jax.eval_shape(lambda task, split=split: task.batch(split, KEY), task)
+        for split in SPLITS
+    ]
     assert all(batch == batches[0] for batch in batches)
-
-
-def _batch(task, split, key):
-    return task.batch(split, key)
 
 
 @every_task
