@@ -81,7 +81,9 @@ class Adam(Rule):
 
         def update(g: Array, m: Array, v: Array) -> tuple[Array, AdamSlots]:
             m, v = moments.toward(m, g, rate1), moments.toward(v, g * g, rate2)
-            return -lr * m_scale * m / (jnp.sqrt(v_scale * v) + eps), AdamSlots(m, v)
+            return -lr * m_scale * m / (moments.root(v_scale * v) + eps), AdamSlots(
+                m, v
+            )
 
         steps, slots = layout.map(update, grads, *state.slots)
         return steps, AdamState(step, slots)

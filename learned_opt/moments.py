@@ -35,3 +35,9 @@ def debias(step: Int[Array, ""], rate: Array | float) -> Float[Array, ""]:
 def rms(mean_square: Array, eps: float = 1e-12) -> Array:
     """Root of a mean square, safe at zero."""
     return jnp.sqrt(jax.nn.relu(mean_square) + eps)
+
+
+def root(mean_square: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The square root, with a finite slope at 0: entries that never had a gradient."""
+    smallest = jnp.finfo(mean_square.dtype).tiny
+    return jnp.sqrt(jnp.maximum(mean_square, smallest))

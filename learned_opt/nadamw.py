@@ -137,7 +137,7 @@ class NAdamW(Rule):
             n = m_scale * m
             if self.nesterov:
                 n = (1.0 - rate1) * n + rate1 * g_scale * g
-            direction = n / (jnp.sqrt(v_scale * v) + eps) + weight_decay * p
+            direction = n / (moments.root(v_scale * v) + eps) + weight_decay * p
             return -lr * direction, NAdamWSlots(m, v)
 
         steps, slots = layout.map(update, grads, params, *state.slots)

@@ -12,23 +12,47 @@ windows into meta-gradients, `train` runs the outer loop in a folder that can be
 Importing this package registers the family `lopt_pes` with `tasksets`.
 """
 
-from meta_train import evaluate, learned_optimizer_task, outer
+from meta_train import evaluate, learned_optimizer_task, objectives, outer
 from meta_train.checkpoint import CheckpointError
 from meta_train.config import TrainConfig
-from meta_train.estimators import PES, Estimate, Estimator, FullES, TruncatedES
+from meta_train.estimators import (
+    BPTT,
+    DODGE,
+    GPES,
+    NRES,
+    PES,
+    RTRL,
+    TBPTT,
+    UORO,
+    Estimate,
+    Estimator,
+    FullES,
+    PESAnalytic,
+    PESAnalyticPair,
+    TruncatedES,
+)
 from meta_train.inner_training import InnerTraining
 from meta_train.run import Result, read_metrics, train
 from meta_train.system import Episodic, System
 from meta_train.truncation import Truncation
 
 __all__ = [
+    "BPTT",
+    "DODGE",
+    "GPES",
+    "NRES",
     "PES",
+    "RTRL",
+    "TBPTT",
+    "UORO",
     "CheckpointError",
     "Episodic",
     "Estimate",
     "Estimator",
     "FullES",
     "InnerTraining",
+    "PESAnalytic",
+    "PESAnalyticPair",
     "Result",
     "System",
     "TrainConfig",
@@ -36,6 +60,7 @@ __all__ = [
     "Truncation",
     "evaluate",
     "learned_optimizer_task",
+    "objectives",
     "outer",
     "read_metrics",
     "train",

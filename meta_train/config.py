@@ -19,12 +19,13 @@ import pretrained
 import tasksets
 from learned_opt import LearnedOptimizer
 from meta_train.devices import lane_mesh, replicate
-from meta_train.estimators import PES, EvolutionStrategy, FullES, TruncatedES
+from meta_train.estimators import NRES, PES, EvolutionStrategy, FullES, TruncatedES
 from meta_train.inner_training import InnerTraining
 from meta_train.truncation import Truncation
 
 ESTIMATORS: dict[str, type[EvolutionStrategy]] = {
     "pes": PES,
+    "nres": NRES,
     "truncated_es": TruncatedES,
     "full_es": FullES,
 }
@@ -45,7 +46,7 @@ class TrainConfig:
     init_from: str = ""
     """Pretrained name or folder to start theta from; empty starts afresh."""
 
-    estimator: Literal["pes", "truncated_es", "full_es"] = "pes"
+    estimator: Literal["pes", "nres", "truncated_es", "full_es"] = "pes"
     num_pairs: int = 32
     """Antithetic pairs over all groups; divided over groups and devices."""
     lane_batch: int | None = None

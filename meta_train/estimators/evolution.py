@@ -31,7 +31,10 @@ class Lane(NamedTuple):
       window: windows done since the reset.
       num_windows: windows after which the lane is reset.
       horizon: planned length of the episode in steps, as the system is told.
-      xi: sum of the perturbations of this episode so far, ``[theta]``.
+      xi: what the estimator weighs losses with: for `PES` the sum of the perturbations
+        of this episode so far, ``[theta]``.
+      eps: the perturbation in force, ``[theta]``, where it outlives a window and ``xi``
+        does not tell it; otherwise empty.
     """
 
     system: State
@@ -39,6 +42,7 @@ class Lane(NamedTuple):
     num_windows: Int[Array, ""]
     horizon: Float[Array, ""]
     xi: Float[Array, "theta"]
+    eps: Any = ()
 
 
 class WindowResult(NamedTuple):
@@ -49,12 +53,14 @@ class WindowResult(NamedTuple):
       losses: guarded losses of the two members of the pair, ``[2, steps]``.
       guarded: share of losses that the guard replaced.
       noise: what multiplied the loss difference, ``[theta]``.
+      draws: of how many independent perturbations ``noise`` is the sum.
     """
 
     grad: Float[Array, "theta"]
     losses: Float[Array, "2 steps"]
     guarded: Float[Array, ""]
     noise: Float[Array, "theta"]
+    draws: Int[Array, ""] | int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +176,8 @@ class EvolutionStrategy(abc.ABC):
         lane = jax.tree.map(lambda new, old: _select(done, new, old), fresh, lane)
         result, lane = self._window(theta, lane, window_key)
         delta = jnp.mean(result.losses[0] - result.losses[1])
-        expected = self.sigma * jnp.sqrt(size * lane.window.astype(jnp.float32))
+        draws = jnp.asarray(result.draws).astype(jnp.float32)
+        expected = self.sigma * jnp.sqrt(size * draws)
         metrics = {
             "loss": jnp.mean(result.losses),
             "delta": delta,

@@ -46,4 +46,4 @@ class FullES(EvolutionStrategy):
         losses, guarded = losses / count, guarded / count
         grad = eps * jnp.mean(losses[0] - losses[1]) / (2 * self.sigma**2)
         lane = lane._replace(system=states, window=count, xi=eps)
-        return WindowResult(grad, losses, guarded, eps), lane
+        return WindowResult(grad, losses, guarded, eps, 1), lane

@@ -39,4 +39,4 @@ class PES(EvolutionStrategy):
         delta = jnp.mean(losses[0] - losses[1])
         grad = xi * delta / (2 * self.sigma**2)
         lane = lane._replace(system=states, window=lane.window + 1, xi=xi)
-        return WindowResult(grad, losses, guarded, xi), lane
+        return WindowResult(grad, losses, guarded, xi, lane.window), lane

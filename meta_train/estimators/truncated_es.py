@@ -42,4 +42,4 @@ class TruncatedES(EvolutionStrategy):
             window=lane.window + 1,
             xi=eps,
         )
-        return WindowResult(grad, pair, guarded, eps), lane
+        return WindowResult(grad, pair, guarded, eps, 1), lane
