@@ -143,6 +143,8 @@ def test_a_name_sets_what_it_says_and_is_spelled_in_one_way(family, data, seed):
     found, canonical = override(sampled, name)
     assert found == config
     assert override(sampled, canonical) == (config, canonical)
+    reordered = dataclasses.replace(name, fields=name.fields[::-1])
+    assert override(sampled, reordered) == (config, canonical)
     assert parse(str(canonical)) == canonical
     assert registry.config(str(canonical)) == config
     assert registry.split_of(str(canonical)) == registry.split_of(name.root)

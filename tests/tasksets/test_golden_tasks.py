@@ -75,7 +75,7 @@ def _fresh(hash_seed: int) -> dict:
         "PYTHONHASHSEED": str(hash_seed),
         "PYTHONPATH": str(here.parents[2]),
         # What one process compiles, the other need not.
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
