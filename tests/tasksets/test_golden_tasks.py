@@ -20,6 +20,7 @@ import pytest
 import small_variants
 
 import tasksets
+from tasksets import registry
 from tasksets.catalogue import read_text_name
 from tasksets.corpora import read
 
@@ -93,7 +94,7 @@ def test_two_processes_make_the_same_tasks_bit_by_bit():
     assert _fresh(1) == _fresh(2)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, ids=registry.root_of)
 def test_a_name_still_means_the_task_that_it_meant(name):
     golden, found = json.loads(GOLDEN.read_text()), _fresh(1)
     _assert_alike(found[name]["start"], golden[name]["start"])

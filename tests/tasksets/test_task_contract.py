@@ -21,7 +21,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import tasksets
-from tasksets import data
+from tasksets import data, registry
 from tasksets.excluded import EXCLUDED
 from tasksets.stacking import group_by_structure, structure
 from tasksets.task import SPLITS, Task
@@ -32,7 +32,7 @@ NAMES = {
     for family in FAMILIES
     for lane, task in enumerate(small_variants.stackable(family, most=2))
 }
-every_task = pytest.mark.parametrize("name", NAMES)
+every_task = pytest.mark.parametrize("name", NAMES, ids=registry.root_of)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 KEY = jax.random.key(3)
@@ -344,8 +344,16 @@ def _has_learned(losses):
     return losses[..., -EVALUATE:].mean(-1) < losses[..., :EVALUATE].mean(-1)
 
 
-# Of the small variants of the first 20 seeds; 1 where a family is not named.
-SHARE_THAT_LEARNS: dict[str, float] = {}
+# Of the small variants of the first 20 seeds; all where a family is not named. Four
+# steps of an optimizer with good defaults leave half of lopt_pes nothing to learn that
+# is above its noise; the flows that do not learn are among `EXCLUDED`.
+SHARE_THAT_LEARNS = {
+    "lopt_pes": 0.5,
+    "losg_tasks_family": 0.95,
+    "mlp_vae_family": 0.95,
+    "nvp_family": 0.85,
+    "resnet": 0.95,
+}
 
 
 @pytest.mark.slow
