@@ -1,7 +1,7 @@
 """The cost of the task suite: structures, compile seconds, milliseconds per step.
 
     python -m benchmarks.task_suite              all tables
-    python -m benchmarks.task_suite structures   or costs
+    python -m benchmarks.task_suite structures   or costs, or slow
 
 `structures`: how many programs a thousand tasks of a suite need.
 
@@ -9,12 +9,17 @@
 family at the seed of median and of largest cost among the first 88, by the operations
 in its matrix products. A step is a batch, the loss and its gradient, inside a loop.
 
+`slow`: the sampled tasks of `taskset-1k` that take over 100 ms per step on one core,
+which Metz et al. 2020 (arXiv 2009.11243, appendix on tasks) leave out. Those with products
+of less than 0.4 GFLOP are not, those of more than 20 are; the others are measured.
+
 Absent data are stood in for by data of the same shape (`stand_ins.py`).
 """
 
 import os
 import sys
 import time
+from collections import Counter, defaultdict
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +38,13 @@ from tasksets.task import Task
 console = Console(width=120)
 _NUM_SEEDS = 88
 _STEPS = 5
+_SURELY_FAST, _SURELY_SLOW = 4e8, 2e10  # operations per step
 
 
 def main() -> None:
     """Prints the tables that the command line names, or all."""
-    for table in sys.argv[1:] or ("structures", "costs"):
-        {"structures": structures, "costs": costs}[table]()
+    for table in sys.argv[1:] or ("structures", "costs", "slow"):
+        {"structures": structures, "costs": costs, "slow": slow}[table]()
 
 
 def structures() -> None:
@@ -58,8 +64,7 @@ def structures() -> None:
 
 def costs() -> None:
     """Compile seconds and milliseconds per step of median and largest configs."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    _use_one_core()
     table = Table(
         "task", "parameters", "MFLOP/step", "compile s", "ms/step", title="On one core"
     )
@@ -83,6 +88,37 @@ def costs() -> None:
             )
             jax.clear_caches()
     console.print(table)
+
+
+def slow() -> None:
+    """Sampled tasks over 100 ms per step, by family."""
+    _use_one_core()
+    table = Table("family", "tasks", "over 100 ms", "which seeds", title="Slow tasks")
+    seeds = defaultdict(list)
+    counts = Counter()
+    for name in tasksets.names("taskset-1k"):
+        family, _, seed = name.partition("/seed")
+        if not seed:
+            continue
+        counts[family] += 1
+        task = tasksets.get(stand_in(name))
+        flop = _flops(task)
+        if flop > _SURELY_SLOW or (flop > _SURELY_FAST and _is_slow(task)):
+            seeds[family].append(seed)
+        jax.clear_caches()
+    for family, count in counts.items():
+        listed = ", ".join(seeds[family])
+        table.add_row(family, str(count), str(len(seeds[family])), listed)
+    console.print(table)
+
+
+def _is_slow(task: Task) -> bool:
+    return _measure(task)[1] > 0.1
+
+
+def _use_one_core() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def _num_structures(names: list[str]) -> int:

@@ -264,12 +264,39 @@ class Demo:
         display.demo(self, _budget(self.time_budget))
 
 
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Run an experiment of the literature and hold its claims against the outcome.
+
+    Example: learned-opt reproduce influence-balancing
+    """
+
+    name: tyro.conf.Positional[str] = ""
+    """Nothing lists what there is."""
+    all: bool = False
+    """Every experiment, one after the other."""
+    full: bool = False
+    """The size of the paper instead of minutes on two cores."""
+    folder: Path = Path("runs/reproduce")
+    """Gets a folder for each experiment: figure, table, verdict."""
+
+    def __call__(self) -> None:
+        from meta_train import reproduce
+
+        if not (self.name or self.all):
+            reproduce.list_experiments()
+            return
+        names = list(reproduce.EXPERIMENTS) if self.all else [self.name]
+        reproduce.reproduce(names, self.full, self.folder)
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[PretrainedCommand, tyro.conf.subcommand("pretrained")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
 )
 

@@ -31,7 +31,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from meta_train.system import Driven, Loss, State, System, Theta, begin, inputs
+from meta_train.system import (
+    AroundSystem,
+    Driven,
+    Loss,
+    State,
+    System,
+    Theta,
+    begin,
+    inputs,
+)
 
 
 class Scored(NamedTuple):
@@ -48,18 +57,8 @@ class Scored(NamedTuple):
     previous: Loss
 
 
-def _flatten(objective: Any) -> tuple[Any, Any]:
-    """A system that is no pytree travels as a static part, hashed by identity."""
-    system, *static = (
-        getattr(objective, f.name) for f in dataclasses.fields(objective)
-    )
-    if jax.tree_util.all_leaves([system]) and isinstance(system, System):
-        return (), (system, tuple(static))
-    return (system,), (None, tuple(static))
-
-
 @dataclasses.dataclass(frozen=True)
-class Objective(abc.ABC):
+class Objective(AroundSystem, abc.ABC):
     """A system with the steps and the randomness of another, and other losses.
 
     Attributes:
@@ -67,15 +66,6 @@ class Objective(abc.ABC):
     """
 
     system: System
-
-    def __init_subclass__(cls) -> None:
-        jax.tree_util.register_pytree_node(cls, _flatten, cls._unflatten)
-
-    @classmethod
-    def _unflatten(cls, aux: Any, children: Any) -> "Objective":
-        opaque, static = aux
-        (system,) = children or (opaque,)
-        return cls(system, *static)
 
     def init(self, key: PRNGKeyArray) -> Scored:
         """The wrapped system's start; T is learned when the episode begins."""

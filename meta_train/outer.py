@@ -85,6 +85,17 @@ def make_step(
       ``step(estimators, state) -> (state, metrics)``. Estimators are arguments, so that
       the data sets within are never constants of the program; ``state`` is donated.
     """
+    step = step_function(optimizer, clip=clip, average_rate=average_rate)
+    return jax.jit(step, donate_argnums=1, compiler_options=compiler_options())
+
+
+def step_function(
+    optimizer: optax.GradientTransformation,
+    *,
+    clip: float = 0.1,
+    average_rate: float = 0.01,
+) -> Callable[[Sequence[Estimator], OuterState], tuple[OuterState, Metrics]]:
+    """The outer step of `make_step`, not compiled: to scan over or to vmap."""
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(estimators: Sequence[Estimator], state: OuterState):
@@ -132,7 +143,7 @@ def make_step(
         )
         return state, metrics
 
-    return jax.jit(step, donate_argnums=1, compiler_options=compiler_options())
+    return step
 
 
 def _share(tree: Any, predicate: Callable[[Array], Array]) -> Array:

@@ -16,7 +16,7 @@ _STYLES = ("-", "--", ":", "-.", (0, (1, 1)))
 
 def plot_run(folder: Path) -> Path:
     """The outer loss and the health of the meta-gradient over outer steps."""
-    plt = _pyplot()
+    plt = pyplot()
     metrics = read_metrics(folder)
     fig, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True)
     panels = (
@@ -31,7 +31,7 @@ def plot_run(folder: Path) -> Path:
         ax.set(ylabel=label, yscale=scale)
     for ax in axes[-1]:
         ax.set_xlabel("outer steps")
-    return _save(fig, folder / "training.png")
+    return save(fig, folder / "training.png")
 
 
 def plot_losses(
@@ -42,7 +42,7 @@ def plot_losses(
     Bands are the range over seeds; the scale is logarithmic where all losses are
     positive and span more than a factor of ten.
     """
-    plt = _pyplot()
+    plt = pyplot()
     fig, ax = plt.subplots(figsize=(6, 4))
     low, high = np.inf, -np.inf
     for i, c in enumerate(curves):
@@ -59,7 +59,7 @@ def plot_losses(
     ax.set(title=title, xlabel="training steps", ylabel=f"{split} loss", yscale=scale)
     ax.grid(alpha=0.25)
     ax.legend(fontsize=8)
-    return _save(fig, path)
+    return save(fig, path)
 
 
 def plot_comparison(
@@ -70,7 +70,7 @@ def plot_comparison(
     The first contender is drawn in colour, the others in greys; bands are the range
     over seeds.
     """
-    plt = _pyplot()
+    plt = pyplot()
     columns = min(3, len(rows))
     height = -(-len(rows) // columns)
     fig, axes = plt.subplots(
@@ -104,7 +104,7 @@ def plot_comparison(
         ax.grid(alpha=0.25)
     axes[0, 0].set_ylabel(f"normalised {split} loss")
     axes[0, 0].legend(fontsize=8, loc="upper right", reverse=True)
-    return _save(fig, path)
+    return save(fig, path)
 
 
 def _smooth(values: np.ndarray, width: int = 51) -> np.ndarray:
@@ -115,7 +115,12 @@ def _smooth(values: np.ndarray, width: int = 51) -> np.ndarray:
     )
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's pyplot, which draws to files.
+
+    Raises:
+      ImportError: matplotlib is not installed; the message says how to get it.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -128,8 +133,9 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save(fig: Any, path: Path) -> Path:
+def save(fig: Any, path: Path) -> Path:
+    """Write a figure and forget it; the path."""
     fig.tight_layout()
     fig.savefig(path, dpi=130)
-    _pyplot().close(fig)
+    pyplot().close(fig)
     return path

@@ -6,9 +6,11 @@ network with a learned optimizer is one such system, a recurrent network or a co
 problem is another.
 """
 
+import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 State = Any  # a pytree of arrays
@@ -70,6 +72,28 @@ class Driven(System, Protocol):
         ...
 
 
+class AroundSystem:
+    """Base of frozen dataclasses whose first field is a system.
+
+    They are pytrees: the arrays of the system are their leaves, the other fields are
+    static. A system that is no pytree travels as a static part, hashed by identity.
+    """
+
+    def __init_subclass__(cls) -> None:
+        def flatten(self: Any) -> tuple[Any, Any]:
+            system, *static = (getattr(self, f.name) for f in dataclasses.fields(self))
+            if jax.tree_util.all_leaves([system]) and isinstance(system, System):
+                return (), (system, tuple(static))
+            return (system,), (None, tuple(static))
+
+        def unflatten(aux: Any, children: Any) -> Any:
+            opaque, static = aux
+            (system,) = children or (opaque,)
+            return cls(system, *static)  # type: ignore[call-arg]
+
+        jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+
+
 def inputs(system: System, state: State, key: PRNGKeyArray, num_steps: int) -> Any:
     """What drives ``num_steps`` steps: the system's own inputs, otherwise keys."""
     if isinstance(system, Driven):
@@ -92,3 +116,13 @@ def begin(
     return (
         system.begin(theta, state, num_steps) if isinstance(system, Episodic) else state
     )
+
+
+def episode(
+    system: System, theta: Theta, key: PRNGKeyArray, num_steps: int
+) -> tuple[State, Float[Array, "steps"]]:
+    """A whole episode under one theta; the final state and the loss of every step."""
+    init_key, input_key = jax.random.split(key)
+    state = system.init(init_key)
+    state = begin(system, theta, state, jnp.float32(num_steps))
+    return unroll(system, theta, state, inputs(system, state, input_key, num_steps))

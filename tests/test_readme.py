@@ -35,3 +35,12 @@ def test_the_notebook_trains_a_flax_model_well():
     names = runpy.run_path(str(ROOT / "notebooks" / "train_a_flax_model.py"))
     assert names["accuracy"] > 0.9
     assert float(names["loss"]) < 0.1
+
+
+def test_the_page_on_estimators_works_from_top_to_bottom():
+    page = (ROOT / "docs" / "estimators.md").read_text()
+    names = {"__name__": "page"}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(snippet, "estimators.md", "exec"), names)
+    assert names["counts"].sum() == 64
+    assert all(found.snr > 0 for found in names["found"].values())

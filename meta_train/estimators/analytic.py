@@ -19,15 +19,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from meta_train.estimators.estimator import Estimate
+from meta_train.estimators.estimator import Estimate, spread
 from meta_train.estimators.evolution import guard
-from meta_train.system import State, System, Theta, begin, inputs, unroll
+from meta_train.estimators.lanes import blank, choose, mean_over
+from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
 from meta_train.truncation import Truncation
-
-_LANES, _EVERYWHERE = PartitionSpec("lanes"), PartitionSpec()
 
 
 class Episode(NamedTuple):
@@ -65,7 +64,7 @@ class Slope(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class AnalyticGradient(abc.ABC):
+class AnalyticGradient(AroundSystem, abc.ABC):
     """An estimator that differentiates the system.
 
     Attributes:
@@ -87,14 +86,7 @@ class AnalyticGradient(abc.ABC):
     lane_batch: int | None = None
     mesh: Mesh | None = None
 
-    def __init_subclass__(cls) -> None:
-        jax.tree_util.register_pytree_node(cls, _flatten, cls._unflatten)
-
-    @classmethod
-    def _unflatten(cls, aux: Any, children: Any) -> "AnalyticGradient":
-        opaque, static = aux
-        (system,) = children or (opaque,)
-        return cls(system, *static)
+    whole_episodes = False  # whether one estimate is one episode
 
     def init(self, theta: Theta, key: PRNGKeyArray) -> Episode:
         """Lanes ``[lanes, ...]`` that have not begun; the first estimate begins them.
@@ -103,19 +95,8 @@ class AnalyticGradient(abc.ABC):
           ValueError: the lanes do not divide over the devices of the mesh.
         """
         flat, _ = ravel_pytree(theta)
-        devices = 1 if self.mesh is None else self.mesh.size
-        if self.num_lanes % devices:
-            raise ValueError(
-                f"{self.num_lanes} lanes do not divide over {devices} devices."
-            )
         episode = jax.eval_shape(lambda key: self._fresh(flat, key), key)
-        sharding = None
-        if self.mesh is not None:
-            sharding = NamedSharding(self.mesh, _LANES)
-        return jax.tree.map(
-            lambda x: jnp.zeros((self.num_lanes, *x.shape), x.dtype, device=sharding),
-            episode,
-        )
+        return blank(episode, self.num_lanes, self.mesh)
 
     def estimate(
         self, theta: Theta, state: Episode, key: PRNGKeyArray
@@ -123,33 +104,14 @@ class AnalyticGradient(abc.ABC):
         """Advance every lane by one window and average their gradients."""
         flat, unravel = ravel_pytree(theta)
 
-        def run(estimator: AnalyticGradient, flat, lanes: Episode, keys: PRNGKeyArray):
-            def window(lane_and_key: tuple[Episode, PRNGKeyArray]):
-                return estimator._lane(Point(flat, unravel), *lane_and_key)
+        def window(shared: Any, episode: Episode, key: PRNGKeyArray):
+            estimator, flat = shared
+            return estimator._lane(Point(flat, unravel), episode, key)
 
-            if estimator.lane_batch is None:
-                sums, lanes = jax.vmap(window)((lanes, keys))
-            else:
-                size = estimator.lane_batch
-                sums, lanes = jax.lax.map(window, (lanes, keys), batch_size=size)
-            sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
-            if self.mesh is not None:
-                sums = jax.lax.psum(sums, "lanes")
-            return sums, lanes
-
-        if self.mesh is not None:
-            run = jax.shard_map(
-                run,
-                mesh=self.mesh,
-                in_specs=(_EVERYWHERE, _EVERYWHERE, _LANES, _LANES),
-                out_specs=(_EVERYWHERE, _LANES),
-                check_vma=False,
-            )
-        keys = jax.random.split(key, self.num_lanes)
-        sums, state = run(self, flat, state, keys)
-        grad, metrics = jax.tree.map(lambda x: x / self.num_lanes, sums)
-        spread = metrics.pop("grad_square") - jnp.sum(grad**2)
-        metrics["grad_std"] = jnp.sqrt(jnp.maximum(spread, 0.0))
+        (grad, metrics), state = mean_over(
+            window, (self, flat), state, key, batch=self.lane_batch, mesh=self.mesh
+        )
+        metrics |= spread(grad, metrics.pop("grad_square"), self.num_lanes)
         return Estimate(unravel(grad), metrics["loss"], metrics), state
 
     @abc.abstractmethod
@@ -275,26 +237,5 @@ def merge(smooth: State, rough: State) -> State:
     )
 
 
-def choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """``new`` if the condition holds and otherwise ``old``, leaf by leaf."""
-
-    def leaf(new: Array, old: Array) -> Array:
-        # Not jnp.where: a state may hold random keys, which cannot be cast or promoted.
-        new = new if new.dtype == old.dtype else new.astype(old.dtype)
-        return jax.lax.select_n(jnp.broadcast_to(condition, old.shape), old, new)
-
-    return jax.tree.map(leaf, new, old)
-
-
 def _is_smooth(x: Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.inexact)
-
-
-def _flatten(estimator: AnalyticGradient) -> tuple[Any, Any]:
-    """A system that is no pytree travels as a static part, hashed by identity."""
-    system, *static = (
-        getattr(estimator, f.name) for f in dataclasses.fields(estimator)
-    )
-    if jax.tree_util.all_leaves([system]) and isinstance(system, System):
-        return (), (system, tuple(static))
-    return (system,), (None, tuple(static))

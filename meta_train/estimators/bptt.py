@@ -31,6 +31,8 @@ from meta_train.system import State
 class BPTT(AnalyticGradient):
     """Backpropagation through a whole episode; see the module docstring."""
 
+    whole_episodes = True
+
     def _window(
         self, theta: Point, episode: Episode, key: PRNGKeyArray
     ) -> tuple[Slope, Episode]:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from meta_train.system import Theta
@@ -22,6 +23,28 @@ class Estimate(NamedTuple):
     grad: Theta
     loss: Float[Array, ""]
     metrics: dict[str, Float[Array, ""]]
+
+
+def spread(
+    grad: Float[Array, "theta"], mean_square: Float[Array, ""], num_lanes: int
+) -> dict[str, Float[Array, ""]]:
+    """How far the lanes of one estimate are apart.
+
+    Args:
+      grad: mean over lanes.
+      mean_square: mean over lanes of the squared norm of a lane's estimate.
+      num_lanes: lanes, which are taken to be independent.
+
+    Returns:
+      ``grad_std``: root of the trace of one lane's covariance; ``snr``: squared norm of
+      the gradient over the variance of the mean over lanes, both estimated without bias,
+      so around 0 where there is only noise. Not a number with a single lane.
+    """
+    square = jnp.sum(grad**2)
+    variance = (mean_square - square) * num_lanes / (num_lanes - 1 or jnp.nan)
+    variance = jnp.maximum(variance, 0.0)
+    noise = variance / num_lanes
+    return {"grad_std": jnp.sqrt(variance), "snr": (square - noise) / noise}
 
 
 @runtime_checkable

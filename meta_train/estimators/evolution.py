@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from meta_train.estimators.estimator import Estimate
-from meta_train.system import State, System, Theta, begin, inputs, unroll
+from meta_train.estimators.estimator import Estimate, spread
+from meta_train.estimators.lanes import blank, choose, mean_over
+from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
 from meta_train.truncation import Truncation
-
-_LANES, _EVERYWHERE = PartitionSpec("lanes"), PartitionSpec()
 
 
 class Lane(NamedTuple):
@@ -64,7 +63,7 @@ class WindowResult(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvolutionStrategy(abc.ABC):
+class EvolutionStrategy(AroundSystem, abc.ABC):
     """An estimator made of antithetic pairs.
 
     Attributes:
@@ -91,15 +90,7 @@ class EvolutionStrategy(abc.ABC):
     mesh: Mesh | None = None
 
     particles = 2  # per lane
-
-    def __init_subclass__(cls) -> None:
-        jax.tree_util.register_pytree_node(cls, _flatten, cls._unflatten)
-
-    @classmethod
-    def _unflatten(cls, aux: Any, children: Any) -> "EvolutionStrategy":
-        opaque, static = aux
-        (system,) = children or (opaque,)
-        return cls(system, *static)
+    whole_episodes = False  # whether one estimate is one episode
 
     def init(self, theta: Theta, key: PRNGKeyArray) -> Lane:
         """Lanes ``[lanes, ...]`` that have not begun; the first estimate begins them.
@@ -108,19 +99,8 @@ class EvolutionStrategy(abc.ABC):
           ValueError: the pairs do not divide over the devices of the mesh.
         """
         flat, _ = ravel_pytree(theta)
-        devices = 1 if self.mesh is None else self.mesh.size
-        if self.num_pairs % devices:
-            raise ValueError(
-                f"{self.num_pairs} pairs do not divide over {devices} devices."
-            )
         lane = jax.eval_shape(lambda key: self._fresh(flat.size, key), key)
-        sharding = None
-        if self.mesh is not None:
-            sharding = NamedSharding(self.mesh, _LANES)
-        return jax.tree.map(
-            lambda x: jnp.zeros((self.num_pairs, *x.shape), x.dtype, device=sharding),
-            lane,
-        )
+        return blank(lane, self.num_pairs, self.mesh)
 
     def estimate(
         self, theta: Theta, state: Lane, key: PRNGKeyArray
@@ -128,34 +108,16 @@ class EvolutionStrategy(abc.ABC):
         """Advance every lane by one window and average their estimates."""
         flat, unravel = ravel_pytree(theta)
 
-        def run(estimator: EvolutionStrategy, flat, lanes: Lane, keys: PRNGKeyArray):
-            def window(lane_and_key: tuple[Lane, PRNGKeyArray]):
-                return estimator._lane(Perturbable(flat, unravel), *lane_and_key)
+        def window(shared: Any, lane: Lane, key: PRNGKeyArray):
+            estimator, flat = shared
+            return estimator._lane(Perturbable(flat, unravel), lane, key)
 
-            if estimator.lane_batch is None:
-                sums, lanes = jax.vmap(window)((lanes, keys))
-            else:
-                size = estimator.lane_batch
-                sums, lanes = jax.lax.map(window, (lanes, keys), batch_size=size)
-            sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
-            if self.mesh is not None:
-                sums = jax.lax.psum(sums, "lanes")
-            return sums, lanes
-
-        if self.mesh is not None:
-            run = jax.shard_map(
-                run,
-                mesh=self.mesh,
-                in_specs=(_EVERYWHERE, _EVERYWHERE, _LANES, _LANES),
-                out_specs=(_EVERYWHERE, _LANES),
-                check_vma=False,
-            )
-        keys = jax.random.split(key, self.num_pairs)
-        sums, state = run(self, flat, state, keys)
-        means = jax.tree.map(lambda x: x / self.num_pairs, sums)
-        grad, metrics = means
-        spread = metrics.pop("delta_square") - jnp.square(metrics.pop("delta"))
-        metrics["delta_std"] = jnp.sqrt(jnp.maximum(spread, 0.0))
+        (grad, metrics), state = mean_over(
+            window, (self, flat), state, key, batch=self.lane_batch, mesh=self.mesh
+        )
+        metrics |= spread(grad, metrics.pop("grad_square"), self.num_pairs)
+        variance = metrics.pop("delta_square") - jnp.square(metrics.pop("delta"))
+        metrics["delta_std"] = jnp.sqrt(jnp.maximum(variance, 0.0))
         return Estimate(unravel(grad), metrics["loss"], metrics), state
 
     @abc.abstractmethod
@@ -173,13 +135,14 @@ class EvolutionStrategy(abc.ABC):
         first = lane.num_windows == 0
         fresh = fresh._replace(num_windows=jnp.where(first, cut, fresh.num_windows))
         done = lane.window >= lane.num_windows
-        lane = jax.tree.map(lambda new, old: _select(done, new, old), fresh, lane)
+        lane = choose(done, fresh, lane)
         result, lane = self._window(theta, lane, window_key)
         delta = jnp.mean(result.losses[0] - result.losses[1])
         draws = jnp.asarray(result.draws).astype(jnp.float32)
         expected = self.sigma * jnp.sqrt(size * draws)
         metrics = {
             "loss": jnp.mean(result.losses),
+            "grad_square": jnp.sum(result.grad**2),
             "delta": delta,
             "delta_square": delta**2,
             "guarded": result.guarded,
@@ -218,10 +181,7 @@ class EvolutionStrategy(abc.ABC):
         def particle(theta: Theta, state: State):
             begun = begin(self.system, theta, state, lane.horizon)
             first = (lane.window + window) == 0
-            state = jax.tree.map(
-                lambda new, old: _select(first, new, old), begun, state
-            )
-            return unroll(self.system, theta, state, xs)
+            return unroll(self.system, theta, choose(first, begun, state), xs)
 
         return jax.vmap(particle)(thetas, states)
 
@@ -257,19 +217,3 @@ def guard(
         bad = bad | (losses > cap)
         guarded = jnp.where(bad, cap, losses)
     return guarded, jnp.mean(bad.astype(jnp.float32))
-
-
-def _flatten(estimator: EvolutionStrategy) -> tuple[Any, Any]:
-    """A system that is no pytree travels as a static part, hashed by identity."""
-    system, *static = (
-        getattr(estimator, f.name) for f in dataclasses.fields(estimator)
-    )
-    if jax.tree_util.all_leaves([system]) and isinstance(system, System):
-        return (), (system, tuple(static))
-    return (system,), (None, tuple(static))
-
-
-def _select(condition: Bool[Array, ""], new: Array, old: Array) -> Array:
-    # Not jnp.where: a state may hold random keys, which cannot be cast or promoted.
-    new = new if new.dtype == old.dtype else new.astype(old.dtype)
-    return jax.lax.select_n(jnp.broadcast_to(condition, old.shape), old, new)

@@ -25,6 +25,8 @@ from meta_train.estimators.evolution import (
 class FullES(EvolutionStrategy):
     """Full evolution strategies; see the module docstring."""
 
+    whole_episodes = True
+
     def _window(
         self, theta: Perturbable, lane: Lane, key: PRNGKeyArray
     ) -> tuple[WindowResult, Lane]:

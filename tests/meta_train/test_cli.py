@@ -8,7 +8,8 @@ from meta_train.task_display import read_checked
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "tasks", "data", "pretrained", "demo"]
+    "command",
+    ["train", "evaluate", "tasks", "data", "pretrained", "reproduce", "demo"],
 )
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -26,6 +27,7 @@ def test_every_command_has_help_with_an_example(command, capsys):
         (["train", "--optimizer", "hierarchica"], "hierarchical"),
         (["train", "--time-budget", "nine"], "is no duration"),
         (["pretrained", "show", "nothing_like_it"], "nothing_like_it"),
+        (["reproduce", "influence-balance"], "influence-balancing"),
     ],
 )
 def test_a_wrong_name_is_one_sentence_with_the_nearest_right_one(

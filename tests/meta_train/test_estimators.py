@@ -414,7 +414,7 @@ def test_lanes_that_take_turns_give_what_all_at_once_give(cls):
 
 def test_pairs_that_do_not_divide_over_the_devices_are_an_error():
     estimator = PES(Linear(), Truncation.constant(4, 2), 9, mesh=lane_mesh())
-    with pytest.raises(ValueError, match="9 pairs do not divide over 8 devices"):
+    with pytest.raises(ValueError, match="9 lanes or antithetic pairs do not divide"):
         estimator.init(jnp.float32(0.0), KEY)
 
 

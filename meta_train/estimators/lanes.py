@@ -1,0 +1,86 @@
+"""Lanes: many episodes side by side, each with an estimate, averaged over all devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, PRNGKeyArray
+
+_LANES, _EVERYWHERE = PartitionSpec("lanes"), PartitionSpec()
+
+Lane = Any  # a pytree of arrays, one episode in progress
+
+
+def blank(lane: Lane, num_lanes: int, mesh: Mesh | None) -> Lane:
+    """Zeros ``[lanes, ...]`` in the shape of a lane, spread over the mesh.
+
+    Raises:
+      ValueError: the lanes do not divide over the devices of the mesh.
+    """
+    devices = 1 if mesh is None else mesh.size
+    if num_lanes % devices:
+        raise ValueError(
+            f"{num_lanes} lanes or antithetic pairs do not divide over {devices} devices."
+        )
+    sharding = None if mesh is None else NamedSharding(mesh, _LANES)
+    return jax.tree.map(
+        lambda x: jnp.zeros((num_lanes, *x.shape), x.dtype, device=sharding), lane
+    )
+
+
+def mean_over(
+    window: Callable[[Any, Lane, PRNGKeyArray], tuple[Any, Lane]],
+    shared: Any,
+    lanes: Lane,
+    key: PRNGKeyArray,
+    *,
+    batch: int | None,
+    mesh: Mesh | None,
+) -> tuple[Any, Lane]:
+    """Let every lane spend a window, and average what they contribute.
+
+    Args:
+      window: maps ``(shared, lane, key)`` to ``(contribution, lane)``.
+      shared: what all lanes see; arrays in it are arguments of the program.
+      lanes: ``[lanes, ...]``.
+      key: split into one for each lane.
+      batch: lanes that a device runs at once, the others taking turns; None for all.
+      mesh: over whose axis "lanes" they are spread; None for one device.
+
+    Returns:
+      The mean contribution and the lanes after the window.
+    """
+    num_lanes = jax.tree.leaves(lanes)[0].shape[0]
+
+    def run(shared: Any, lanes: Lane, keys: PRNGKeyArray) -> tuple[Any, Lane]:
+        one = lambda lane_and_key: window(shared, *lane_and_key)
+        if batch is None:
+            sums, lanes = jax.vmap(one)((lanes, keys))
+        else:
+            sums, lanes = jax.lax.map(one, (lanes, keys), batch_size=batch)
+        sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
+        return (sums if mesh is None else jax.lax.psum(sums, "lanes")), lanes
+
+    if mesh is not None:
+        run = jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=(_EVERYWHERE, _LANES, _LANES),
+            out_specs=(_EVERYWHERE, _LANES),
+            check_vma=False,
+        )
+    sums, lanes = run(shared, lanes, jax.random.split(key, num_lanes))
+    return jax.tree.map(lambda x: x / num_lanes, sums), lanes
+
+
+def choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """``new`` if the condition holds and otherwise ``old``, leaf by leaf."""
+
+    def leaf(new: Array, old: Array) -> Array:
+        # Not jnp.where: a state may hold random keys, which cannot be cast or promoted.
+        new = new if new.dtype == old.dtype else new.astype(old.dtype)
+        return jax.lax.select_n(jnp.broadcast_to(condition, old.shape), old, new)
+
+    return jax.tree.map(leaf, new, old)
