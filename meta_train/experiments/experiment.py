@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -47,23 +46,6 @@ class Report:
     def reproduced(self) -> bool:
         """Whether every claim holds."""
         return all(claim.holds for claim in self.claims)
-
-    def write(self, folder: Path, title: str) -> Path:
-        """Write ``report.md`` and ``report.json``; the path of the former."""
-        lines = [f"# {title}", ""]
-        lines += table([claim._asdict() for claim in self.claims])
-        if self.rows:
-            lines += ["", *table(self.rows)]
-        lines += [f"\n![{path.stem}]({path.name})" for path in self.figures]
-        lines += [f"\n{note}" for note in self.notes]
-        data = {
-            "claims": [claim._asdict() for claim in self.claims],
-            "rows": [dict(row) for row in self.rows],
-        }
-        (folder / "report.json").write_text(json.dumps(data, indent=1, default=float))
-        path = folder / "report.md"
-        path.write_text("\n".join(lines) + "\n")
-        return path
 
 
 @dataclasses.dataclass(frozen=True)
