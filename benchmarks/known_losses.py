@@ -14,8 +14,11 @@ import csv
 import dataclasses
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +29,13 @@ import tyro
 import tasksets
 from meta_train.devices import compiler_options
 from tasksets import known_losses
+from tasksets.stacking import structure
 from tasksets.task import SPLITS, Task
 
 LEARNING_RATES = tuple(float(x) for x in np.geomspace(1e-4, 0.3, 8))
 _NUM_INITS = 8
 _EVAL_BATCHES = 10
 _STEPS_PER_EVAL = 50
-_TABLE = Path(tasksets.__file__).with_name("known_losses.csv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,47 +49,77 @@ class Measure:
     """At most so many seconds of processor time for training, beside compiling."""
     time_budget: float = float("inf")
     """Seconds after which no other task is begun."""
+    table: Path = Path(tasksets.__file__).with_name("known_losses.csv")
+    """Where to append; tasks that the shipped table or this one has are left out."""
+    lanes: int = 1
+    """Tasks of equal structure that are measured side by side."""
     shard: str = "0/1"
     """i/n: every n-th task, from the i-th."""
 
     def __call__(self) -> None:
         index, count = map(int, self.shard.split("/"))
         deadline = time.monotonic() + self.time_budget
-        names = tasksets.names(self.suite)[index::count]
         measured = 0
-        for name in names:
+        for tasks in self._groups(tasksets.names(self.suite)[index::count]):
             if time.monotonic() > deadline:
                 break
-            if known_losses.source(name) == "measured":
+            stack = tasksets.stack(tasks)
+            found = measure(stack, self.num_steps, self.seconds_per_task * len(tasks))
+            with self.table.open("a", newline="") as file:
+                for task, initial, best in zip(tasks, *found[:2], strict=True):
+                    if not (np.isfinite(initial) and best < initial):
+                        print(f"{task.name}: {initial:.5g} -> {best:.5g}: left out")
+                        continue
+                    row = [task.name, f"{initial:.6g}", f"{best:.6g}"]
+                    csv.writer(file).writerow(row)
+                    measured += 1
+            print(f"{tasks[-1].name}: {len(tasks)} in {found[2]} steps", flush=True)
+        print(f"measured {measured} tasks", file=sys.stderr)
+
+    def _groups(self, names: Sequence[str]) -> Iterator[list[Task]]:
+        """Tasks to measure, in stacks; a task by itself comes when it is met."""
+        waiting: dict[Any, list[Task]] = defaultdict(list)
+        here = self.table.read_text().splitlines() if self.table.exists() else []
+        done = {line.partition(",")[0] for line in here}
+        for name in names:
+            if name in done or known_losses.source(name) == "measured":
                 continue
             try:
                 task = tasksets.get(name)
             except tasksets.DataNotFoundError:
                 continue
-            initial, best, steps = measure(task, self.num_steps, self.seconds_per_task)
-            if not (np.isfinite(initial) and best < initial):
-                print(f"{name}: initial {initial}, best {best}: left out", flush=True)
+            if self.lanes == 1:
+                yield [task]
                 continue
-            with _TABLE.open("a", newline="") as file:
-                csv.writer(file).writerow([task.name, f"{initial:.7g}", f"{best:.7g}"])
-            measured += 1
-            print(f"{name}: {initial:.5g} -> {best:.5g} in {steps} steps", flush=True)
-        print(f"measured {measured} tasks", file=sys.stderr)
+            group = waiting[structure(task)]
+            group.append(task)
+            if len(group) == self.lanes:
+                yield waiting.pop(structure(task))
+        yield from waiting.values()
 
 
-def measure(task: Task, num_steps: int, seconds: float) -> tuple[float, float, int]:
-    """(initial loss, best loss, steps taken) of a task."""
+def measure(
+    stack: Task, num_steps: int, seconds: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(initial losses, best losses, steps taken) of stacked tasks, by lane."""
     rates = jnp.array(LEARNING_RATES)
+    lanes = jnp.arange(stack.num_lanes)
     key = jax.random.key(0)
+    per_lane = lambda f: jax.vmap(f, (None, 0, 0, None))
 
     @partial(jax.jit, compiler_options=compiler_options())
-    def start(task: Task):
-        params = task.init(key)
-        return jax.vmap(lambda rate: (params, optax.adam(rate).init(params)))(rates)
+    def start(stack: Task):
+        def one(lane):
+            params = stack.lane(lane).init(key)
+            return jax.vmap(lambda rate: (params, optax.adam(rate).init(params)))(rates)
 
-    @partial(jax.jit, compiler_options=compiler_options())
-    def advance(task: Task, states, key):
+        return jax.vmap(one)(lanes)
+
+    @partial(jax.jit, compiler_options=compiler_options(), donate_argnums=2)
+    @per_lane
+    def advance(stack: Task, lane, states, key):
         """Trains at every rate and evaluates: losses [rates, splits]."""
+        task = stack.lane(lane)
 
         def step(rate, carry, key):
             params, state = carry
@@ -106,18 +139,23 @@ def measure(task: Task, num_steps: int, seconds: float) -> tuple[float, float, i
         return jax.vmap(one_rate)(rates, states)
 
     @partial(jax.jit, compiler_options=compiler_options())
-    def initial_loss(task: Task):
-        keys = jax.random.split(jax.random.key(1), _NUM_INITS)
-        at = lambda key: _mean_loss(task, task.init(key), "train", key)
-        return jnp.mean(jax.lax.map(at, keys))
+    def initial_loss(stack: Task):
+        def one(lane):
+            task = stack.lane(lane)
+            keys = jax.random.split(jax.random.key(1), _NUM_INITS)
+            at = lambda key: _mean_loss(task, task.init(key), "train", key)
+            return jnp.mean(jax.lax.map(at, keys))
 
-    initial = float(initial_loss(task))
-    states = start(task)
-    best, steps = np.inf, 0
+        return jax.vmap(one)(lanes)
+
+    initial = np.asarray(initial_loss(stack))
+    states = start(stack)
+    best, steps = np.full(stack.num_lanes, np.inf), 0
     begun = None
     while steps < num_steps:
-        states, losses = advance(task, states, jax.random.fold_in(key, steps))
-        best = min(best, float(jnp.nanmin(losses)))
+        keys = jax.random.fold_in(key, steps)
+        states, losses = advance(stack, lanes, states, keys)
+        best = np.fmin(best, np.nanmin(np.asarray(losses), axis=(1, 2)))
         steps += _STEPS_PER_EVAL
         begun = begun or time.process_time()  # after compiling
         if time.process_time() - begun > seconds:
