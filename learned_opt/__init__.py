@@ -9,33 +9,54 @@ numbers (`Adam`, ...) are the same thing with a smaller ``theta``.
     tx = optimizer.transform(theta, num_steps=1000)
 """
 
+from learned_opt import opt_list, search_spaces
+from learned_opt.adafactor_mlp import AdafactorMLP
 from learned_opt.adam import Adam
+from learned_opt.adam8p import Adam8p
+from learned_opt.celo import Celo, CeloRule, CeloScheduler, CeloTheta
+from learned_opt.celo2 import Celo2, Celo2Harness
 from learned_opt.hierarchical import Hierarchical
+from learned_opt.hyper_v2 import HyperV2
 from learned_opt.layout import Flat, Layout, PerTensor
 from learned_opt.momentum import Momentum
 from learned_opt.nadamw import NAdamW
 from learned_opt.optimizer import LearnedOptimizer, Rule, Signals
 from learned_opt.per_parameter_mlp import PerParameterMLP
 from learned_opt.registry import UnknownOptimizerError, get, name_of, names
+from learned_opt.rnn import Rnn
 from learned_opt.scale_free import ScaleFree
 from learned_opt.sgd import Sgd
+from learned_opt.star import Star
 
 __all__ = [
     "Adam",
+    "Adam8p",
+    "AdafactorMLP",
+    "Celo",
+    "Celo2",
+    "Celo2Harness",
+    "CeloRule",
+    "CeloScheduler",
+    "CeloTheta",
     "Flat",
     "Hierarchical",
+    "HyperV2",
     "Layout",
     "LearnedOptimizer",
     "Momentum",
     "NAdamW",
     "PerParameterMLP",
     "PerTensor",
+    "Rnn",
     "Rule",
     "ScaleFree",
     "Sgd",
+    "Star",
     "Signals",
     "UnknownOptimizerError",
     "get",
     "name_of",
     "names",
+    "opt_list",
+    "search_spaces",
 ]

@@ -11,11 +11,19 @@ tensor, ``spread`` one number per tensor over its elements. Two layouts give the
   models of meta-training, on CPU (SIMD over one long axis) and GPU (few launches).
 
 A field may carry leading axes (``[features, *shape]`` or ``[features, params]``).
+
+A tensor of rank over 1 is also a stack of matrices, made of its two longest axes. Means
+over rows and over columns are vectors over all tensors, one entry per row or column:
+fields of the flat layouts ``rows`` and ``columns``, whichever layout the field has.
+
+What else depends on a tensor's axes (a matrix product) is done on ``tensors``, each in
+its own shape, and the results are joined to a ``field``.
 """
 
 import abc
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,11 +45,46 @@ class Layout(abc.ABC):
     """
 
     shapes: tuple[tuple[int, ...], ...]
+    _treedef: Any
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of elements of each tensor, ``[tensors]``."""
         return tuple(math.prod(shape) for shape in self.shapes)
+
+    @functools.cached_property
+    def rows(self) -> "Flat":
+        """The layout of one number per row: the longest axis of each tensor is gone.
+
+        Every entry of a tensor of rank 0 or 1 is a row, and a column, of its own.
+        """
+        return Flat([_placeholder(shape, _longest(shape)) for shape in self.shapes])
+
+    @functools.cached_property
+    def columns(self) -> "Flat":
+        """The layout of one number per column: the second longest axis is gone."""
+        return Flat([_placeholder(shape, _second(shape)) for shape in self.shapes])
+
+    def row_means(self, field: Field) -> Float[Array, "... rows"]:
+        """Means over the longest axis of each tensor (0 of an empty axis).
+
+        The result is on every device, however the field is sharded: it is small.
+        """
+        pairs = zip(self.tensors(field), self.shapes, strict=True)
+        return self.rows.field([_mean_over(x, _longest(s), len(s)) for x, s in pairs])
+
+    def column_means(self, field: Field) -> Float[Array, "... columns"]:
+        """Means over the second longest axis of each tensor, as `row_means`."""
+        pairs = zip(self.tensors(field), self.shapes, strict=True)
+        return self.columns.field([_mean_over(x, _second(s), len(s)) for x, s in pairs])
+
+    @abc.abstractmethod
+    def spread_rows(self, values: Float[Array, "... rows"]) -> Field:
+        """A field that repeats each row's value over the row."""
+
+    @abc.abstractmethod
+    def spread_columns(self, values: Float[Array, "... columns"]) -> Field:
+        """A field that repeats each column's value over the column."""
 
     @abc.abstractmethod
     def ravel(self, tree: Any) -> Field:
@@ -51,6 +94,14 @@ class Layout(abc.ABC):
     def unravel(self, field: Field) -> Any:
         """The pytree of tensors that holds the same numbers as a field."""
 
+    def tensors(self, field: Field) -> list[Array]:
+        """The tensors of a field, each ``[..., *shape]``, in the order of ``shapes``."""
+        return self._treedef.flatten_up_to(self.unravel(field))
+
+    def field(self, tensors: Sequence[Array]) -> Field:
+        """The field made of these tensors, the inverse of `tensors`."""
+        return self.ravel(self._treedef.unflatten(tensors))
+
     @abc.abstractmethod
     def map(self, f: Callable[..., Any], *fields: Field) -> Any:
         """Apply an elementwise ``f``: its output, with a field at each leaf."""
@@ -58,6 +109,12 @@ class Layout(abc.ABC):
     @abc.abstractmethod
     def mean(self, field: Field) -> Float[Array, "... tensors"]:
         """Mean over the elements of each tensor (0 for an empty one)."""
+
+    @abc.abstractmethod
+    def means(
+        self, f: Callable[..., Sequence[Array]], *fields: Field
+    ) -> Float[Array, "outputs tensors"]:
+        """Means of each output of an elementwise ``f``, none of which is kept."""
 
     @abc.abstractmethod
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
@@ -93,11 +150,23 @@ class PerTensor(Layout):
         ]
         return jnp.stack(means, axis=-1) if means else jnp.zeros((0,))
 
+    def means(
+        self, f: Callable[..., Sequence[Array]], *fields: Field
+    ) -> Float[Array, "outputs tensors"]:
+        # One by one: stacked, they would fill memory with all outputs at once.
+        return jnp.stack([self.mean(output) for output in self.map(f, *fields)])
+
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
         return self._treedef.unflatten(
             values[..., i].reshape(values.shape[:-1] + (1,) * len(shape))
             for i, shape in enumerate(self.shapes)
         )
+
+    def spread_rows(self, values: Float[Array, "... rows"]) -> Field:
+        return self._treedef.unflatten(self.rows.tensors(values))
+
+    def spread_columns(self, values: Float[Array, "... columns"]) -> Field:
+        return self._treedef.unflatten(self.columns.tensors(values))
 
 
 class Flat(Layout):
@@ -136,6 +205,17 @@ class Flat(Layout):
         ]
         return jnp.stack(means, axis=-1) if means else jnp.zeros((0,))
 
+    def means(
+        self, f: Callable[..., Sequence[Array]], *fields: Field
+    ) -> Float[Array, "outputs tensors"]:
+        return self.mean(jnp.stack(list(self.map(f, *fields))))
+
+    def spread_rows(self, values: Float[Array, "... rows"]) -> Field:
+        return self._fill(self.rows.tensors(values))
+
+    def spread_columns(self, values: Float[Array, "... columns"]) -> Field:
+        return self._fill(self.columns.tensors(values))
+
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
         # Measured on CPU: selects fuse into what uses [features, params], where
         # concatenation breaks the loop; for one row of numbers it is the other way.
@@ -156,3 +236,41 @@ class Flat(Layout):
             for i, size in enumerate(self.sizes)
         ]
         return jnp.concatenate(pieces, axis=-1)
+
+    def _fill(self, tensors: list[Array]) -> Field:
+        """The field of tensors with axes of length 1 that are to be repeated."""
+        pairs = zip(tensors, self.shapes, strict=True)
+        return self.field(
+            [
+                jnp.broadcast_to(x, (*x.shape[: x.ndim - len(shape)], *shape))
+                for x, shape in pairs
+            ]
+        )
+
+
+def _longest(shape: tuple[int, ...]) -> int | None:
+    """The longest axis, the last of equals; None for ranks 0 and 1."""
+    return None if len(shape) < 2 else int(np.argsort(shape, kind="stable")[-1])
+
+
+def _second(shape: tuple[int, ...]) -> int | None:
+    """The second longest axis; None for ranks 0 and 1."""
+    return None if len(shape) < 2 else int(np.argsort(shape, kind="stable")[-2])
+
+
+def _placeholder(shape: tuple[int, ...], axis: int | None) -> jax.ShapeDtypeStruct:
+    """An array of the shape that is left when one axis has been averaged to 1."""
+    if axis is not None:
+        shape = (*shape[:axis], 1, *shape[axis + 1 :])
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _mean_over(x: Array, axis: int | None, rank: int) -> Array:
+    """The mean over an axis of the last ``rank`` ones, which becomes 1 long."""
+    if axis is not None:
+        size = x.shape[axis - rank]
+        x = jnp.sum(x, axis=axis - rank, keepdims=True) / max(size, 1)
+    # Vectors can only be joined if their (explicit) shardings agree.
+    if any(name is not None for name in jax.typeof(x).sharding.spec):
+        return jax.sharding.reshard(x, jax.P(*(None,) * x.ndim))
+    return x

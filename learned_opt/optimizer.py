@@ -253,7 +253,8 @@ def _check_structure(updates: Any, params: Any) -> None:
             f"  gradients:  {jax.tree.structure(updates)}\n"
             f"  parameters: {structure}"
         )
-    _check_leaves(updates, params, "its gradient has")
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(updates)]
+    _check_shapes(shapes, params, "its gradient has")
 
 
 def _check_slots(state: RuleState, params: Any) -> None:
@@ -265,16 +266,20 @@ def _check_slots(state: RuleState, params: Any) -> None:
                 "the optimizer state was made for parameters of another structure than"
                 f"\n  {structure}\ncall `init` again with these parameters."
             )
-        _check_leaves(slot, params, "the optimizer state, made at `init`, holds")
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(slot)]
+        ranks = [jnp.ndim(p) for p in jax.tree.leaves(params)]
+        pairs = zip(shapes, ranks, strict=True)
+        lead = min((len(shape) - rank for shape, rank in pairs), default=0)
+        own = [shape[max(lead, 0) :] for shape in shapes]  # a field may have more axes
+        _check_shapes(own, params, "the optimizer state, made at `init`, holds")
 
 
-def _check_leaves(tree: Any, params: Any, what: str) -> None:
+def _check_shapes(shapes: list[tuple[int, ...]], params: Any, what: str) -> None:
     named = jax.tree_util.tree_leaves_with_path(params)
-    for (path, p), x in zip(named, jax.tree.leaves(tree), strict=True):
-        if jnp.shape(x) != jnp.shape(p):
+    for (path, p), shape in zip(named, shapes, strict=True):
+        if shape != jnp.shape(p):
             raise ValueError(
-                f"parameter {_name(path)} has shape {jnp.shape(p)} but {what} "
-                f"{jnp.shape(x)}."
+                f"parameter {_name(path)} has shape {jnp.shape(p)} but {what} {shape}."
             )
 
 

@@ -71,3 +71,63 @@ def test_a_model_without_tensors_is_a_model(kind):
     layout = kind({})
     assert layout.unravel(layout.ravel({})) == {}
     assert layout.mean(layout.ravel({})).shape == (0,)
+
+
+@layouts
+@few_examples
+@given(shapes=SHAPES)
+def test_means_of_rows_and_columns_are_those_of_numpy(kind, shapes):
+    tree = tensors(shapes, lead=(2,))
+    layout = kind(tensors(shapes))
+    field = layout.ravel(tree)
+    for which, vector, means in (
+        (-1, layout.rows, layout.row_means(field)),
+        (-2, layout.columns, layout.column_means(field)),
+    ):
+        assert means.shape == (2, sum(vector.sizes))
+        for x, mean in zip(tree, vector.tensors(means), strict=True):
+            rank = x.ndim - 1
+            if rank < 2:
+                np.testing.assert_array_equal(mean, x)
+                continue
+            axis = 1 + int(np.argsort(x.shape[1:], kind="stable")[which])
+            total = np.sum(x, axis, keepdims=True)
+            np.testing.assert_allclose(mean, total / max(x.shape[axis], 1), atol=1e-6)
+
+
+@layouts
+@few_examples
+@given(shapes=SHAPES)
+def test_spreading_means_of_rows_keeps_them(kind, shapes):
+    tree = tensors(shapes, lead=(2,))
+    layout = kind(tensors(shapes))
+    field = layout.ravel(tree)
+    zeros = layout.map(jnp.zeros_like, field)
+    for means_of, spread in (
+        (layout.row_means, layout.spread_rows),
+        (layout.column_means, layout.spread_columns),
+    ):
+        means = means_of(field)
+        again = layout.map(jnp.add, zeros, spread(means))
+        assert all(
+            a.shape == b.shape for a, b in zip(tree, layout.tensors(again), strict=True)
+        )
+        np.testing.assert_allclose(means_of(again), means, atol=1e-6)
+
+
+@layouts
+def test_means_of_a_function_are_means_of_its_outputs(kind):
+    tree = tensors([(), (3,), (2, 4)])
+    layout = kind(tree)
+    outputs = lambda x, y: [x * y, jnp.square(x)]
+    field = layout.ravel(tree)
+    expected = [[np.mean(x * x) for x in tree]] * 2
+    np.testing.assert_allclose(layout.means(outputs, field, field), expected, rtol=1e-5)
+
+
+@layouts
+def test_a_field_is_made_of_its_tensors(kind):
+    tree = tensors([(2, 3), ()], lead=(4,))
+    layout = kind(tensors([(2, 3), ()]))
+    back = layout.tensors(layout.field(tree))
+    assert all(np.array_equal(a, b) for a, b in zip(tree, back, strict=True))

@@ -1,0 +1,128 @@
+"""The small per-parameter network with Adafactor features ("small_fc_lopt").
+
+It is the baseline that Metz et al. 2022 (VeLO, arXiv 2211.09760) and later work compare
+with, and that STAR (2209.11208) and mu-LO (2406.00153) start from; its definition is the
+code of google/learned_optimization. A 39-4-4-2 relu network sees 28 features of a
+parameter (`adafactor_features`), each divided by its root mean square over the tensor,
+and eleven bounded functions of time ``tanh(t / s - 1)``. It answers with a direction and
+a magnitude:
+
+    step = -.001 direction exp(.001 magnitude)
+
+197 meta-parameters: 190 weights, and one for the decay of each of the seven averages
+(`decays`). Averages are not debiased; the normalisation does that.
+
+Upstream's momenta follow a decay under 0 if training should propose one, here all
+decays stay in [0, 1), as its other averages do. The run's length, which upstream asks
+for, is not used there either.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from learned_opt import adafactor_features, network, normalized_network
+from learned_opt.adafactor_features import NUM_FEATURES, AdafactorSlots, Rates
+from learned_opt.decays import learned_rates
+from learned_opt.factored import FactoredMoments
+from learned_opt.layout import Field, Layout
+from learned_opt.optimizer import Rule, Signals
+
+_TIME_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
+_WIDTHS = (NUM_FEATURES + len(_TIME_SCALES), 4, 4, 2)
+
+
+class AdafactorDecays(NamedTuple):
+    """Seven meta-parameters: offsets of decays, see `decays`."""
+
+    m: Float[Array, "3"]  # from .9, .99, .999
+    v: Float[Array, "1"]  # from .999
+    factored: Float[Array, "3"]  # from .9, .99, .999
+
+    @classmethod
+    def init(cls) -> "AdafactorDecays":
+        """The decays named above."""
+        return cls(jnp.zeros(3), jnp.zeros(1), jnp.zeros(3))
+
+    def rates(self) -> Rates:
+        """What one step of each average takes."""
+        initial = Rates()
+        return Rates(
+            learned_rates(self.m, jnp.asarray(initial.m)),
+            learned_rates(self.v, jnp.asarray(initial.v))[0],
+            learned_rates(self.factored, jnp.asarray(initial.factored)),
+        )
+
+
+class AdafactorMLPTheta(NamedTuple):
+    """197 meta-parameters."""
+
+    layers: tuple[network.Dense, ...]  # 39-4-4-2
+    decays: AdafactorDecays
+
+
+class AdafactorMLPState(NamedTuple):
+    step: Int[Array, ""]
+    slots: AdafactorSlots
+    factored: FactoredMoments
+
+
+@dataclasses.dataclass(frozen=True)
+class AdafactorMLP(Rule):
+    """The per-parameter MLP with Adafactor features; 197 meta-parameters.
+
+    Needs neither a loss nor ``num_steps``. State: 4 numbers per parameter, and 3 for
+    each row and column (`factored`: every entry of a vector is both).
+    """
+
+    def init(self, key: PRNGKeyArray) -> AdafactorMLPTheta:
+        return AdafactorMLPTheta(network.mlp(key, _WIDTHS), AdafactorDecays.init())
+
+    def start(
+        self, theta: AdafactorMLPTheta, params: Field, layout: Layout
+    ) -> AdafactorMLPState:
+        del theta
+        slots, factored = adafactor_features.start(params, layout)
+        return AdafactorMLPState(jnp.zeros((), jnp.int32), slots, factored)
+
+    def advance(
+        self,
+        theta: AdafactorMLPTheta,
+        state: AdafactorMLPState,
+        grads: Field,
+        params: Field,
+        layout: Layout,
+        signals: Signals,
+    ) -> tuple[Field, AdafactorMLPState]:
+        del signals
+        slots, factored = adafactor_features.accumulate(
+            state.slots, state.factored, grads, theta.decays.rates(), layout
+        )
+        layers = with_time(theta.layers, time_features(state.step))
+
+        features = adafactor_features.features(grads, params, slots, factored, layout)
+        outputs = normalized_network.shared(layers, features, layout)
+        steps = layout.map(
+            lambda direction, magnitude: (
+                -0.001 * direction * jnp.exp(0.001 * magnitude)
+            ),
+            *outputs,
+        )
+        return steps, AdafactorMLPState(state.step + 1, slots, factored)
+
+
+def time_features(step: Int[Array, ""]) -> Float[Array, "11"]:
+    """Eleven bounded functions of the number of updates made so far."""
+    return jnp.tanh(step.astype(jnp.float32) / np.array(_TIME_SCALES) - 1.0)
+
+
+def with_time(
+    layers: tuple[network.Dense, ...], time: Float[Array, "time"]
+) -> tuple[network.Dense, ...]:
+    """The network without its last inputs, which become part of the first bias."""
+    first, *rest = layers
+    own = first.w.shape[0] - time.size
+    return (network.Dense(first.w[:own], first.b + time @ first.w[own:]), *rest)

@@ -1,0 +1,108 @@
+"""Small networks whose inputs are divided by their root mean square over each tensor.
+
+The first layer of a relu network on the features of `adafactor_features` is, with
+``s_f = 1 / rms(x_f)`` of the parameter's tensor,
+
+    h_j = b_j + sum_f w_fj s_f x_f = b_j + own_j(parameter) + a_j(row) + b_j(column)
+
+Its share of rows and of columns is summed before it is spread over parameters, and the
+rest is one elementwise expression: no array of all features is ever stored.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from learned_opt import network
+from learned_opt.adafactor_features import Features
+from learned_opt.layout import Field, Flat, Layout
+from learned_opt.network import Dense
+
+_EPS = 1e-5  # added to mean squares
+
+
+def mean_squares(
+    features: Features, layout: Layout
+) -> Float[Array, "features tensors"]:
+    """The mean square of each feature over each tensor."""
+
+    def squares(*fields: Array) -> list[Array]:
+        return [jnp.square(x) for x in features.own(*fields)]
+
+    parts = [
+        layout.means(squares, *features.fields),
+        layout.rows.mean(jnp.square(features.rows)),
+        layout.columns.mean(jnp.square(features.columns)),
+    ]
+    places = [features.own_places, features.row_places, features.column_places]
+    order = np.argsort(np.concatenate(places))
+    return jnp.concatenate(parts)[order]
+
+
+def shared(layers: Sequence[Dense], features: Features, layout: Layout) -> list[Field]:
+    """The outputs of one network for all parameters, a field each.
+
+    Args:
+      layers: at least two; hidden widths up to 16, one input per feature.
+      features: as `adafactor_features` makes them, not yet normalised.
+      layout: of the fields.
+    """
+    first, *rest = layers
+    scales = jax.lax.rsqrt(mean_squares(features, layout) + _EPS)
+    w = first.w[features.own_places]
+    lines = _of_lines(first.w[:, :, None] * scales[:, None], features, layout)
+
+    def outputs(scale: Array, row: Array, column: Array, *fields: Array) -> list[Array]:
+        own = features.own(*fields)
+        x = [a * b for a, b in zip(jnp.unstack(scale), own, strict=True)]
+        sums = network.unrolled([Dense(w, first.b)], x)
+        hidden = [jax.nn.relu(s + row[j] + column[j]) for j, s in enumerate(sums)]
+        return network.unrolled(rest, hidden)
+
+    own_scales = layout.spread(scales[features.own_places])
+    return layout.map(outputs, own_scales, *lines, *features.fields)
+
+
+def by_tensor(
+    layers: Sequence[Dense], features: Features, layout: Layout
+) -> list[Field]:
+    """The outputs of a network for each tensor, a field each.
+
+    Args:
+      layers: as for `shared`, but each array has a trailing axis ``[tensors]``.
+      features: as for `shared`.
+      layout: of the fields.
+    """
+    first, *rest = layers
+    scales = jax.lax.rsqrt(mean_squares(features, layout) + _EPS)
+    w = first.w * scales[:, None]
+    lines = _of_lines(w, features, layout)
+    weights = (w[features.own_places], first.b, *(x for layer in rest for x in layer))
+
+    def outputs(row: Array, column: Array, *arrays: Array) -> list[Array]:
+        (w, b, *rest), fields = arrays[: len(weights)], arrays[len(weights) :]
+        sums = network.unrolled([Dense(w, b)], features.own(*fields))
+        hidden = [jax.nn.relu(s + row[j] + column[j]) for j, s in enumerate(sums)]
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        return network.unrolled([Dense(*pair) for pair in pairs], hidden)
+
+    spread = [layout.spread(x) for x in weights]
+    return layout.map(outputs, *lines, *spread, *features.fields)
+
+
+def _of_lines(
+    w: Float[Array, "features hidden tensors"], features: Features, layout: Layout
+) -> tuple[Field, Field]:
+    """The share of rows and that of columns in the first layer, ``[hidden, ...]``."""
+
+    def share(vector: Flat, values: Array, places: np.ndarray) -> Array:
+        # Matrix products, tensor by tensor: XLA would repeat a sum for every parameter.
+        own = zip(jnp.unstack(w[places], axis=-1), vector.tensors(values), strict=True)
+        return vector.field([jnp.tensordot(w_t.T, x, axes=1) for w_t, x in own])
+
+    rows = share(layout.rows, features.rows, features.row_places)
+    columns = share(layout.columns, features.columns, features.column_places)
+    return layout.spread_rows(rows), layout.spread_columns(columns)
