@@ -22,6 +22,7 @@ from meta_train.devices import lane_mesh, replicate
 from meta_train.estimators import NRES, PES, EvolutionStrategy, FullES, TruncatedES
 from meta_train.inner_training import InnerTraining
 from meta_train.truncation import Truncation
+from tasksets.names import parse
 
 ESTIMATORS: dict[str, type[EvolutionStrategy]] = {
     "pes": PES,
@@ -40,7 +41,7 @@ class TrainConfig:
     suite: str = "small_mlp"
     """Suite of tasks to train on (its training names only)."""
     task_options: tuple[str, ...] = ()
-    """Fields to fix in the tasks, e.g. 'hidden=32&activation=relu'; tasks take turns."""
+    """Fields to fix in the tasks, e.g. 'dataset=iris&hidden=32'; tasks take turns."""
     num_tasks: int = 256
     """Tasks drawn from the suite; those of equal structure share a program."""
     init_from: str = ""
@@ -107,8 +108,8 @@ class TrainConfig:
         """One estimator per group of tasks of equal structure."""
         tasks = tasksets.sample(self.num_tasks, suite=self.suite, seed=self.seed)
         if self.task_options:
-            options = itertools.cycle(self.task_options)
-            tasks = [tasksets.get(f"{task.name}?{next(options)}") for task in tasks]
+            pairs_of = zip(tasks, itertools.cycle(self.task_options), strict=False)
+            tasks = [_with_options(task.name, options) for task, options in pairs_of]
         groups = tasksets.group_by_structure(tasks)
         mesh = lane_mesh()
         devices = mesh.size if mesh else 1
@@ -172,3 +173,10 @@ class TrainConfig:
         return [
             f"{k}: {mine[k]!r}, not {theirs[k]!r}" for k in mine if mine[k] != theirs[k]
         ]
+
+
+def _with_options(name: str, options: str) -> tasksets.Task:
+    """The task of a name with other fields; a data set replaces that of the name."""
+    replaces = any(field.startswith("dataset=") for field in options.split("&"))
+    name = parse(name).root if replaces else name
+    return tasksets.get(f"{name}?{options}")

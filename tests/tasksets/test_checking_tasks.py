@@ -70,7 +70,7 @@ def test_whatever_goes_wrong_in_a_task_is_reported_not_raised():
 
 
 def test_measured_losses_replace_the_closed_forms(monkeypatch):
-    name = "small_mlp/seed1@digits"
+    name = "small_mlp/seed1@wine"
     assert known_losses.source(name) == "closed form"
     measured = {name: known_losses.KnownLosses(3.0, 0.5)}
     monkeypatch.setattr(known_losses, "table", lambda: measured)
