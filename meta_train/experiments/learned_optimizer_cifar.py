@@ -87,7 +87,7 @@ class LearnedOptimizerCifar(Experiment):
     batch_size: int = 16
     horizon: int = 200
     window: int = 10
-    num_steps: int = 1500
+    num_steps: int = 1200
     num_particles: int = 16
     num_lanes: int = 1
     sigma: float = 0.01
