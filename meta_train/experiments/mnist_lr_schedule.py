@@ -140,9 +140,9 @@ class MnistLrSchedule(Experiment):
     batch_size: int = 16
     horizon: int = 500
     settings: tuple[Setting, ...] = (
-        Setting(LOSS, 10, 800),
-        Setting(LOSS, 100, 80),
-        Setting(ACCURACY, 10, 800),
+        Setting(LOSS, 10, 1000),
+        Setting(LOSS, 100, 100),
+        Setting(ACCURACY, 10, 1000),
     )
     num_particles: int = 10
     num_lanes: int = 2
