@@ -88,13 +88,20 @@ def _write(
 
 def _summarise(folder: Path) -> None:
     """One table of the claims of all reports in the folder."""
-    lines = ["# What reproduced", ""]
     rows = []
     for path in sorted(folder.glob("*/report.json")):
         data = json.loads(path.read_text())
         name = data["experiment"]
         for claim in _verdicts(data["claims"]):
             rows.append({"experiment": f"[{name}]({name}/report.md)", **claim})
+    held = sum(row["verdict"] == "holds" for row in rows)
+    lines = [
+        "# What reproduced",
+        "",
+        f"{held} of {len(rows)} claims hold; `learned-opt reproduce NAME` runs an",
+        "experiment again, `--full` at the size of its paper. Ranges are over seeds.",
+        "",
+    ]
     (folder / "summary.md").write_text("\n".join(lines + table(rows)) + "\n")
 
 
