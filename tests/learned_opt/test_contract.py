@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import learned_opt
 from learned_opt import Flat, Signals
 
 META_PARAMETERS = {
@@ -27,6 +28,18 @@ META_PARAMETERS = {
 }
 HAND_DESIGNED = ("sgd", "momentum", "adam", "adam8p", "nadamw")
 VALUE = jnp.float32(1.5)
+
+# Wrappers and loops take long to compile and do not look inside: one optimizer of each
+# kind of state and signal stands for all, and the others are slow tests.
+FEW = ("adam", "scale_free", "rnn", "adafactor_mlp", "hierarchical", "celo")
+few = pytest.mark.parametrize(
+    "case",
+    [
+        name if name in FEW else pytest.param(name, marks=pytest.mark.slow)
+        for name in learned_opt.names()
+    ],
+    indirect=True,
+)
 
 
 def normal(seed, shapes, dtype=jnp.float32):
@@ -97,6 +110,7 @@ def test_state_is_arrays_whose_types_never_change(case, small):
     assert int(after.rule.step) == 1
 
 
+@few
 def test_it_scans_and_vmaps(case, small):
     params, grads = small
 
@@ -118,6 +132,7 @@ def test_it_scans_and_vmaps(case, small):
     assert_close(jax.tree.map(lambda x: x[0], lanes), alone, atol=1e-6)
 
 
+@few
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -143,6 +158,7 @@ def test_optax_wrappers_change_nothing_when_they_do_nothing(case, small, wrap):
     assert jax.tree.structure(state) == jax.tree.structure(after)
 
 
+@few
 def test_partition_lets_it_share_a_model_with_another_transform(case, small):
     params, grads = small
     tx = optax.partition({"x": case.tx, "f": optax.set_to_zero()}, {"b": "f", "w": "x"})
@@ -150,6 +166,7 @@ def test_partition_lets_it_share_a_model_with_another_transform(case, small):
     assert np.all(updates["b"] == 0) and np.any(updates["w"] != 0)
 
 
+@few
 def test_a_partition_may_be_empty(case, small):
     params, grads = small
     tx = optax.partition({"x": case.tx, "f": optax.set_to_zero()}, {"b": "f", "w": "f"})
@@ -157,6 +174,7 @@ def test_a_partition_may_be_empty(case, small):
     assert_close(updates, jax.tree.map(jnp.zeros_like, params))
 
 
+@few
 def test_multi_steps_updates_once_per_accumulation(case, small):
     params, grads = small
     tx = optax.MultiSteps(case.tx, 2)
@@ -168,6 +186,7 @@ def test_multi_steps_updates_once_per_accumulation(case, small):
     assert any(np.any(x != 0) for x in jax.tree.leaves(second))
 
 
+@few
 def test_theta_can_be_injected_as_a_hyperparameter(case, small):
     params, grads = small
     expected, _ = case.tx.update(grads, case.tx.init(params), params, value=VALUE)
@@ -186,6 +205,7 @@ def test_one_leaf_is_a_model(case):
     assert updates.shape == (2, 3)
 
 
+@few
 @pytest.mark.parametrize("tensors", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_many_leaves_are_a_model(case, tensors):
     leaves = [jnp.full((2,), 1.0 + i) for i in range(tensors)]
@@ -214,6 +234,7 @@ def test_bfloat16_parameters_get_bfloat16_updates_and_float32_state(case):
     }
 
 
+@few
 def test_the_second_call_does_not_compile_again(case, small):
     params, grads = small
     update = jax.jit(lambda g, s, p: case.tx.update(g, s, p, value=VALUE))
