@@ -12,7 +12,7 @@ from learned_opt import Flat, PerTensor
 SHAPES = st.lists(
     st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=4
 )
-few_examples = settings(max_examples=15, deadline=None)
+few_examples = settings(max_examples=8, deadline=None)
 layouts = pytest.mark.parametrize("kind", [Flat, PerTensor])
 
 

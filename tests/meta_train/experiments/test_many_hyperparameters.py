@@ -64,6 +64,7 @@ def test_random_hyperparameters_fill_their_range():
     assert np.mean(rates < np.sqrt(1e-8 * 10)) == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.slow  # half a minute of compiling
 def test_a_short_run_reports_every_method(tmp_path):
     report = SMALL.run(tmp_path)
     assert [row["method"] for row in report.rows][:3] == [

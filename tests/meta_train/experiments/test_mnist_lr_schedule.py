@@ -71,6 +71,7 @@ def test_the_accuracy_is_that_of_the_validation_images_drawn():
     assert loss == -np.mean(np.argmax(logits, axis=1) == labels)
 
 
+@pytest.mark.slow  # half a minute of compiling
 def test_a_short_run_reports_every_estimator(tmp_path):
     report = SMALL.run(tmp_path)
     loss = [row["estimator"] for row in report.rows if LOSS in row["objective"]]
