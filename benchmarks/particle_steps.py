@@ -19,7 +19,7 @@ from rich.table import Table
 import tasksets
 from learned_opt import ScaleFree
 from meta_train import NRES, PES, FullES, InnerTraining, TruncatedES, Truncation
-from meta_train.devices import compiler_options, lane_mesh
+from meta_train.devices import compiler_options, lane_mesh, use_all_cores
 
 PAIRS = (1, 4, 16, 64, 256)
 _WINDOW, _HORIZON = 20, 200
@@ -28,6 +28,7 @@ _REPEATS = 9
 
 def main() -> None:
     """Print the table."""
+    use_all_cores()
     task = tasksets.get("small_mlp/seed0@digits?hidden=32&batch_size=64")
     optimizer = ScaleFree()
     system = InnerTraining(task, optimizer)
