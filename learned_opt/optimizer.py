@@ -7,6 +7,7 @@ rule on the flat layout.
 """
 
 import abc
+import contextlib
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
+from learned_opt import checks
+from learned_opt.checks import Dtypes
 from learned_opt.layout import Field, Flat, Layout, PerTensor
 
 Theta = Any  # meta-parameters: a pytree of float32 arrays
@@ -60,7 +63,7 @@ class TransformState(NamedTuple):
     """State of the public transform of a `Rule`."""
 
     rule: Any  # the rule's own: a NamedTuple of float32 and int32 arrays
-    made_for: "_Dtypes"  # no array: what the parameters were at `init`
+    made_for: Dtypes  # no array: what the parameters were at `init`
 
 
 class Rule(abc.ABC):
@@ -96,7 +99,7 @@ class Rule(abc.ABC):
         theta: Theta,
         *,
         num_steps: ArrayLike | None = None,
-        layout: type[PerTensor] | type[Flat] = PerTensor,
+        layout: type[PerTensor] | type[Flat] | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         """The optax transform of this rule with meta-parameters ``theta``.
 
@@ -104,8 +107,8 @@ class Rule(abc.ABC):
           theta: meta-parameters, as made by ``init``.
           num_steps: length of the whole run in updates, > 0; rules with a notion of
             progress need it, the others ignore it.
-          layout: `Flat` compiles and runs faster for small models on one device; it
-            gathers sharded parameters and needs concrete ones at ``init``.
+          layout: `PerTensor` unless given. `Flat` compiles and runs faster for small
+            models on one device; it gathers sharded parameters.
 
         Returns:
           A transform whose ``update(grads, state, params, *, value, valid_value)``
@@ -113,16 +116,27 @@ class Rule(abc.ABC):
           the validation loss as ``valid_value`` (inside a compiled loop, NaN on the
           other steps); rules without loss features ignore both.
 
-        Raises (from ``update``):
-          ValueError: ``params`` is missing; a signal the rule needs is missing; a leaf
-            changed its shape or dtype since ``init``.
+        Raises:
+          ValueError: from ``init``: a leaf is not an array of real floating-point
+            numbers. From ``update``: ``params`` is missing; a signal the rule needs is
+            missing; a loss is not a scalar; a leaf changed its shape or dtype since
+            ``init``.
         """
-        horizon = None if num_steps is None else jnp.asarray(num_steps, jnp.float32)
+        theta = _float32(theta)
+        horizon = _scalar(num_steps, "num_steps")
+        # None, as `optax.inject_hyperparams` takes a callable default for a schedule.
+        layout = layout or PerTensor
 
         def init_fn(params: optax.Params) -> TransformState:
+            checks.require_trainable(params)
+            if _is_abstract(params):
+                return jax.eval_shape(init_fn, params)
             view = layout(params)
-            rule_state = self.start(theta, view.ravel(_float32(params)), view)
-            return TransformState(rule_state, _Dtypes.of(params))
+            fields = view.ravel(_float32(params))
+            with _float32_by_default():
+                rule_state = self.start(theta, fields, view)
+            rule_state = _with_own_buffers(rule_state, (theta, params))
+            return TransformState(rule_state, Dtypes.of(params))
 
         def update_fn(
             updates: optax.Updates,
@@ -135,24 +149,24 @@ class Rule(abc.ABC):
         ) -> tuple[optax.Updates, TransformState]:
             del extra
             if params is None:
-                raise ValueError(_NO_PARAMS)
-            _check_structure(updates, params)
+                raise ValueError(checks.NO_PARAMS)
+            checks.require_gradients(updates, params)
             if layout is PerTensor:
-                _check_slots(state.rule, params)
-            state.made_for.check(params)
+                checks.require_slots(state.rule.slots, params)
+            state.made_for.require(params)
             if not jax.tree.leaves(params):  # an empty group of `optax.partition`
                 return updates, state
-            view = layout(params)
-            steps, rule_state = self.advance(
-                theta,
-                state.rule,
-                view.ravel(_float32(updates)),
-                view.ravel(_float32(params)),
-                view,
-                Signals(_scalar(value), _scalar(valid_value), horizon),
+            signals = Signals(
+                _scalar(value, "value"), _scalar(valid_value, "valid_value"), horizon
             )
-            steps = view.unravel(steps)
-            steps = jax.tree.map(lambda u, p: u.astype(p.dtype), steps, params)
+            view = layout(params)
+            grads, fields = (view.ravel(_float32(x)) for x in (updates, params))
+            with _float32_by_default():
+                steps, rule_state = self.advance(
+                    theta, state.rule, grads, fields, view, signals
+                )
+            cast = lambda step, p: step.astype(jnp.result_type(p))
+            steps = jax.tree.map(cast, view.unravel(steps), params)
             return steps, TransformState(rule_state, state.made_for)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)  # type: ignore[arg-type]
@@ -180,108 +194,45 @@ def require_value(rule: Rule, signals: Signals) -> Float[Array, ""]:
         raise missing(
             rule,
             "the training loss",
-            "call `tx.update(grads, state, params, value=loss)`.",
+            "call `tx.update(grads, state, params, value=loss)`. Flax's `nnx.Optimizer` "
+            "passes `value` on; `TrainState.apply_gradients` and `optax.lookahead` do "
+            "not.",
         )
     return signals.value
-
-
-# optax keeps this sentence private; users should meet the same one everywhere.
-_NO_PARAMS = (
-    "You are using a transformation that requires the current value of parameters, "
-    "but you are not passing `params` when calling `update`."
-)
 
 
 def _float32(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
-def _scalar(x: ArrayLike | None) -> Float[Array, ""] | None:
-    return None if x is None else jnp.asarray(x, jnp.float32)
+def _scalar(x: ArrayLike | None, name: str) -> Float[Array, ""] | None:
+    if x is None:
+        return None
+    if jnp.ndim(x) != 0:
+        raise ValueError(f"`{name}` must be one number, not of shape {jnp.shape(x)}.")
+    return jnp.asarray(x, jnp.float32)
 
 
-@jax.tree_util.register_static
-class _Dtypes:
-    """The parameters' dtypes at `init`, kept beside the arrays of the state.
-
-    All instances compare equal: the dtypes are there for an error message, and must not
-    make two states differ in structure (optax builds states of placeholders).
-    """
-
-    def __init__(self, dtypes: tuple[str | None, ...]):
-        self._dtypes = dtypes
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Dtypes)
-
-    def __hash__(self) -> int:
-        return hash(_Dtypes)
-
-    def __repr__(self) -> str:
-        return f"_Dtypes{self._dtypes}"
-
-    @classmethod
-    def of(cls, params: Any) -> "_Dtypes":
-        return cls(tuple(_dtype(leaf) for leaf in jax.tree.leaves(params)))
-
-    def check(self, params: Any) -> None:
-        named = jax.tree_util.tree_leaves_with_path(params)
-        if len(named) != len(self._dtypes):
-            raise ValueError(
-                f"the parameters have {len(named)} tensors, but the optimizer state was "
-                f"made for {len(self._dtypes)}; call `init` again with these parameters."
-            )
-        for (path, leaf), before in zip(named, self._dtypes, strict=True):
-            now = _dtype(leaf)
-            if None not in (before, now) and before != now:
-                raise ValueError(
-                    f"parameter {_name(path)} was {before} at `init` and is {now} now; "
-                    "call `init` again after a cast."
-                )
+def _float32_by_default() -> contextlib.AbstractContextManager[Any]:
+    """Rules compute in float32, also where new arrays are float64 by default."""
+    if jax.config.read("jax_enable_x64"):
+        return jax.enable_x64(False)
+    return contextlib.nullcontext()
 
 
-def _dtype(leaf: Any) -> str | None:
-    """Name of an array's dtype; None for what is no array."""
-    return str(leaf.dtype) if hasattr(leaf, "dtype") else None
+def _with_own_buffers(state: Any, others: Any) -> Any:
+    """A state that can be donated: no array is in it twice, or anyone else's."""
+    seen = {id(x) for x in jax.tree.leaves(others)}
+
+    def own(x: Array) -> Array:
+        if id(x) in seen:
+            return jnp.copy(x)
+        seen.add(id(x))
+        return x
+
+    return jax.tree.map(own, state)
 
 
-def _check_structure(updates: Any, params: Any) -> None:
-    structure = jax.tree.structure(params)
-    if jax.tree.structure(updates) != structure:
-        raise ValueError(
-            "gradients and parameters differ in structure:\n"
-            f"  gradients:  {jax.tree.structure(updates)}\n"
-            f"  parameters: {structure}"
-        )
-    shapes = [jnp.shape(x) for x in jax.tree.leaves(updates)]
-    _check_shapes(shapes, params, "its gradient has")
-
-
-def _check_slots(state: RuleState, params: Any) -> None:
-    structure = jax.tree.structure(params)
-    is_field = lambda x: jax.tree.structure(x) == structure
-    for slot in jax.tree.leaves(state.slots, is_leaf=is_field):
-        if not is_field(slot):
-            raise ValueError(
-                "the optimizer state was made for parameters of another structure than"
-                f"\n  {structure}\ncall `init` again with these parameters."
-            )
-        shapes = [jnp.shape(x) for x in jax.tree.leaves(slot)]
-        ranks = [jnp.ndim(p) for p in jax.tree.leaves(params)]
-        pairs = zip(shapes, ranks, strict=True)
-        lead = min((len(shape) - rank for shape, rank in pairs), default=0)
-        own = [shape[max(lead, 0) :] for shape in shapes]  # a field may have more axes
-        _check_shapes(own, params, "the optimizer state, made at `init`, holds")
-
-
-def _check_shapes(shapes: list[tuple[int, ...]], params: Any, what: str) -> None:
-    named = jax.tree_util.tree_leaves_with_path(params)
-    for (path, p), shape in zip(named, shapes, strict=True):
-        if shape != jnp.shape(p):
-            raise ValueError(
-                f"parameter {_name(path)} has shape {jnp.shape(p)} but {what} {shape}."
-            )
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path) or "(the only tensor)"
+def _is_abstract(params: Any) -> bool:
+    leaves = jax.tree.leaves(params)
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)

@@ -4,7 +4,12 @@ import re
 import runpy
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+import learned_opt
 
 ROOT = Path(__file__).parents[1]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
@@ -44,3 +49,46 @@ def test_the_page_on_estimators_works_from_top_to_bottom():
         exec(compile(snippet, "estimators.md", "exec"), names)
     assert names["counts"].sum() == 64
     assert all(found.snr > 0 for found in names["found"].values())
+
+
+@pytest.mark.xdist_group("readme")
+def test_the_page_on_optax_works_from_top_to_bottom(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    page = (ROOT / "docs" / "optax.md").read_text()
+    names = {"__name__": "page"}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(snippet, "optax.md", "exec"), names)
+    assert int(names["train"].step) == 1
+    same = jax.tree.map(np.array_equal, names["restored"], names["like"])
+    assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("name", learned_opt.names())
+def test_the_table_of_optimizers_has_the_facts(name):
+    optimizer, params = learned_opt.get(name)(), jnp.zeros((8, 8))
+
+    def slots(num_steps=50, **losses):
+        def run(key):
+            tx = optimizer.transform(optimizer.init(key), num_steps=num_steps)
+            return tx.update(params, tx.init(params), params, **losses)[1].rule.slots
+
+        return jax.eval_shape(run, jax.random.key(0))
+
+    def fails(**given):
+        try:
+            slots(**given)
+        except ValueError:
+            return True
+        return False
+
+    size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    needs = {"value"} if fails() else set()
+    needs |= {"num_steps"} if fails(num_steps=None, value=1.0) else set()
+    table = (ROOT / "docs" / "optax.md").read_text().split("## All of them")[1]
+    row = re.search(rf"\| `{name}` \| ([\d,]+).*?\| (.*?)\| (\d+)", table)
+    assert row is not None
+    assert int(row[1].replace(",", "")) == size(
+        jax.eval_shape(optimizer.init, jax.random.key(0))
+    )
+    assert set(re.findall(r"`(\w+)`(?! with)", row[2])) == needs
+    assert int(row[3]) == size(slots(value=1.0)) // params.size
