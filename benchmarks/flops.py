@@ -1,7 +1,8 @@
 """Counting the floating-point operations of a traced function, loops included.
 
-Only matrix products and convolutions count, 2 for a multiply and add; a `scan` counts
-as often as it runs, a `while` once, a `cond` as its dearest branch.
+`count`: those of matrix products and convolutions, 2 for a multiply and add. `entries`:
+the numbers that everything else computes, which is what narrow networks spend their time
+on. A `scan` counts as often as it runs, a `while` once, a `cond` as its dearest branch.
 """
 
 import math
@@ -10,6 +11,18 @@ from typing import Any
 
 import jax
 from jax.extend import core
+
+# Products, which `count` has, and what moves numbers or costs nothing once fused.
+_FREE = (
+    "dot_general",
+    "conv_general_dilated",
+    "reshape",
+    "broadcast_in_dim",
+    "squeeze",
+    "transpose",
+    "iota",
+    "convert_element_type",
+)
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> int:
@@ -37,6 +50,27 @@ def _count_equation(equation: Any) -> int:
     if name == "cond":
         return max(inner)
     return sum(inner) * (parameters["length"] if name == "scan" else 1)
+
+
+def entries(function: Callable[..., Any], *arguments: Any) -> int:
+    """Numbers computed outside of products, not counting those only moved or cast."""
+    return _entries(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _entries(jaxpr: core.Jaxpr) -> int:
+    return sum(_entries_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _entries_of_equation(equation: Any) -> int:
+    name, parameters = equation.primitive.name, equation.params
+    inner = [_entries(jaxpr) for jaxpr in _jaxprs(parameters)]
+    if inner and name == "cond":
+        return max(inner)
+    if inner:
+        return sum(inner) * (parameters["length"] if name == "scan" else 1)
+    if name in _FREE:
+        return 0
+    return sum(math.prod(variable.aval.shape) for variable in equation.outvars)
 
 
 def _jaxprs(parameters: dict[str, Any]) -> list[core.Jaxpr]:

@@ -5,13 +5,16 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
 from meta_train.config import TrainConfig
 from meta_train.devices import use_all_cores, use_compilation_cache
+
+if TYPE_CHECKING:
+    from meta_train.evaluate import Evaluation
 
 console = Console()
 
@@ -45,29 +48,53 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Compare a learned optimizer with tuned baselines on held-out tasks.
+    """Compare optimizers with tuned baselines on held-out tasks.
 
-    Example: learned-opt evaluate runs/mine/theta --suite small_mlp --num-tasks 20
+    Example: learned-opt evaluate scale_free runs/mine --suite eval-small
+
+    Optimizers are pretrained names, run folders, folders written by `pretrained.save`, or
+    baselines: adam:tuned, adam:lr=1e-3, adam:global, adamw_cosine:tuned, sgd:tuned,
+    opt_list:10, nadamw:lr=1e-2, prodigy, dowg, dog, dadapt_adamw, momo_adam,
+    schedule_free_adamw, muon. Results are kept; what was run once is not run again.
     """
 
-    optimizer: tyro.conf.Positional[str]
-    """A pretrained name, a run folder, or a folder written by `pretrained.save`."""
-    suite: str = "small_mlp"
-    num_tasks: int = 20
-    """Held-out tasks, drawn from the suite's test names."""
+    optimizers: tyro.conf.Positional[tuple[str, ...]]
+    against: tuple[str, ...] = ("adam:tuned", "adam:lr=0.001", "prodigy")
+    """Baselines to run beside them; 'all' is every one there is."""
+    suite: str = "eval-small"
+    """eval-small, eval-100, width, depth, batch-size, dataset-size, horizon, families,
+    datasets, tabular, cifar10, text, reconstruction, ill-conditioned, pinn, bf16, or a
+    suite of tasks (its held-out ones)."""
+    num_tasks: int | None = None
+    """The first so many of the suite."""
     task_options: str = ""
     """Fields to fix in every task, e.g. 'hidden=32&activation=relu'."""
-    num_steps: int = 500
+    horizon: int = 2000
     """Training steps of each run, a multiple of 25."""
-    num_seeds: int = 3
-    seed: int = 0
-    plot: Path | None = None
-    """Where to write a PNG of the loss curves."""
+    seeds: int = 3
+    tuning_seeds: int = 1
+    """How many of the seeds choose among the trials of what is tuned."""
+    split: Literal["test", "outer_valid"] = "test"
+    """Whose losses count; outer_valid keeps the test data unseen while you develop."""
+    budget: str = ""
+    """Begin nothing more after this long: 90s, 9m, 1.5h. The same command goes on."""
+    folder: Path = Path("runs/evaluate")
+    """Gets tables, pictures, and index.html with all of them."""
+    cache: Path | None = None
+    """Where results are kept; default: learned-opt/evaluations in the user's cache."""
 
     def __call__(self) -> None:
-        from meta_train import display
+        from meta_train import evaluate_display
 
-        display.evaluate(self)
+        evaluate_display.run(self, _budget(self.budget))
+
+    @property
+    def evaluation(self) -> "Evaluation":
+        """What is asked for, without how it is shown."""
+        from meta_train.evaluate import Evaluation
+
+        names = (field.name for field in dataclasses.fields(Evaluation))
+        return Evaluation(**{name: getattr(self, name) for name in names})
 
 
 @dataclasses.dataclass(frozen=True)

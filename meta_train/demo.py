@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 import tasksets
 from meta_train import evaluate
 from meta_train.config import TrainConfig
-from meta_train.evaluate import Contender, Curves, Row
+from meta_train.evaluate import Comparison, Contender, Entry, Settings
+from tasksets.task import SplitName
 
 NUM_STEPS = 500  # of every evaluation run
-NUM_SEEDS = 3
+NUM_SEEDS = 3  # all of which choose Adam's learning rate
+UNTUNED = ("adam:lr=0.001", "prodigy")
+TUNED = "adam:tuned"
 _RELU = "hidden=32&activation=relu"
 _TANH = "hidden=20-20&activation=tanh"
 _SCARCE = "&num_train=120"  # a quarter of the tasks can be overfitted at once
@@ -67,17 +70,28 @@ def tasks() -> dict[str, list[tasksets.Task]]:
 def compare(
     learned: Contender,
     on_row: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, list[Curves]]:
+) -> dict[str, Comparison]:
     """Run the learned optimizer and the baselines on every held-out task."""
-    contenders = (learned, *evaluate.baselines())
-    rows: dict[str, list[Curves]] = {}
+    contenders = [learned, *map(evaluate.contender, (TUNED, *UNTUNED))]
+    rows: dict[str, Comparison] = {}
     for title, row_tasks in tasks().items():
         on_row(len(rows), len(_ROWS))
-        rows[title] = evaluate.run(
-            row_tasks, contenders, num_steps=NUM_STEPS, num_seeds=NUM_SEEDS
+        rows[title] = evaluate.compare(
+            [Entry(task, NUM_STEPS) for task in row_tasks],
+            contenders,
+            num_seeds=NUM_SEEDS,
+            tuning_seeds=NUM_SEEDS,
+            settings=Settings(eval_batches=4),
         )
     on_row(len(rows), len(_ROWS))
     return rows
+
+
+def mean_score(
+    comparison: Comparison, name: str, figure: str, split: SplitName = "test"
+) -> float:
+    """Normalised loss of one contender, mean over tasks and seeds."""
+    return float(comparison.scores(figure, split)[comparison.index(name)].mean())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,36 +102,31 @@ class Verdict:
     holds: bool
 
 
-def verdicts(tables: dict[str, list[Row]]) -> list[Verdict]:
+def verdicts(rows: dict[str, Comparison]) -> list[Verdict]:
     """Every comparison on held-out (test) losses, the lost ones by name.
 
     What the demonstration set out to show comes first: over the run, the rule beats both
     untuned baselines on every row, and tuned Adam on new tasks of its distribution.
     """
-    untuned = ("Adam 1e-3", "Prodigy, defaults")
-    tuned = "Adam, best of 14 rates per task"
-    in_distribution = dict(list(tables.items())[:1])
+    final, over_training = evaluate.FIGURES
+    in_distribution = dict(list(rows.items())[:1])
     return [
-        *(_verdict(tables, baseline, "mean over run") for baseline in untuned),
-        _verdict(in_distribution, tuned, "mean over run"),
-        *(_verdict(tables, baseline, "final") for baseline in untuned),
-        _verdict(tables, tuned, "mean over run"),
-        _verdict(tables, tuned, "final"),
+        *(_verdict(rows, baseline, over_training) for baseline in UNTUNED),
+        _verdict(in_distribution, TUNED, over_training),
+        *(_verdict(rows, baseline, final) for baseline in UNTUNED),
+        _verdict(rows, TUNED, over_training),
+        _verdict(rows, TUNED, final),
     ]
 
 
-def _verdict(tables: dict[str, list[Row]], baseline: str, figure: str) -> Verdict:
+def _verdict(rows: dict[str, Comparison], baseline: str, figure: str) -> Verdict:
     """Whether the learned optimizer beats a baseline on every row given."""
     lost = []
-    for title, rows in tables.items():
-        shown = {
-            row.contender: row.mean
-            for row in rows
-            if (row.split, row.figure) == ("test", figure)
-        }
-        mine, theirs = shown[rows[0].contender], shown[baseline]
+    for title, comparison in rows.items():
+        mine = mean_score(comparison, comparison.names[0], figure)
+        theirs = mean_score(comparison, baseline, figure)
         if mine >= theirs:
             lost.append(f"{title}: {mine:.4f} against {theirs:.4f}")
-    where = "every row" if len(tables) > 1 else next(iter(tables))
+    where = "every row" if len(rows) > 1 else next(iter(rows))
     claim = f"{figure}: beats {baseline} on {where}"
     return Verdict(claim + (f" (lost: {'; '.join(lost)})" if lost else ""), not lost)

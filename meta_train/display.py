@@ -2,11 +2,11 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,15 +14,13 @@ from rich.table import Table
 
 import learned_opt
 import pretrained
-import tasksets
 from meta_train import demo as demonstration
-from meta_train import evaluate as evaluation
-from meta_train import run
+from meta_train import evaluate, run
 from meta_train.config import TrainConfig
-from meta_train.evaluate import Contender, Row
+from meta_train.evaluate import Comparison
 
 if TYPE_CHECKING:
-    from meta_train.cli import Demo, Evaluate
+    from meta_train.cli import Demo
 
 console = Console()
 
@@ -88,33 +86,6 @@ def plot_run(folder: Path) -> None:
         console.print(f"[yellow]no plot:[/] {error}")
 
 
-def evaluate(command: "Evaluate") -> None:
-    """Compare one learned optimizer with the baselines and print the table."""
-    contender = _contender(command.optimizer)
-    tasks = tasksets.sample(
-        command.num_tasks, suite=command.suite, split="test", seed=command.seed
-    )
-    if command.task_options:
-        tasks = [tasksets.get(f"{t.name}?{command.task_options}") for t in tasks]
-    contenders = (contender, *evaluation.baselines())
-    with _progress() as bar:
-        line = bar.add_task("evaluating", total=None)
-        curves = evaluation.run(
-            tasks,
-            contenders,
-            num_steps=command.num_steps,
-            num_seeds=command.num_seeds,
-            seed=command.seed,
-            on_group=lambda done, total: bar.update(line, completed=done, total=total),
-        )
-    title = f"{command.suite}, {command.num_tasks} held-out tasks"
-    console.print(comparison_table(title, evaluation.table(curves)))
-    if command.plot is not None:
-        from meta_train import plots
-
-        console.print(f"Plot: {plots.plot_comparison({title: curves}, command.plot)}")
-
-
 def demo(command: "Demo", time_budget: float | None) -> None:
     """Train, compare, plot, and say what held and what did not."""
     started = time.monotonic()
@@ -124,26 +95,25 @@ def demo(command: "Demo", time_budget: float | None) -> None:
     result = train(config, command.folder, command.resume, time_budget)
     plot_run(command.folder)
     theta_folder = command.folder / "theta"
-    contender = _contender(str(theta_folder))
+    contender = evaluate.contender(str(theta_folder))
+    label = f"{command.optimizer} (no tuning)"
     with _progress() as bar:
         line = bar.add_task("comparing on held-out tasks", total=None)
         rows = demonstration.compare(
-            contender,
+            dataclasses.replace(contender, name=label),
             lambda done, total: bar.update(line, completed=done, total=total),
         )
-    tables = {title: evaluation.table(curves) for title, curves in rows.items()}
-    for title, table in tables.items():
-        count = len(rows[title][0].tasks)
-        console.print(comparison_table(f"{title}: {count} tasks", table))
-    _save_tables(tables, command.folder / "comparison.csv")
+    for title, comparison in rows.items():
+        console.print(_comparison_table(title, comparison))
+    _save_tables(rows, command.folder / "comparison.csv")
     try:
-        from meta_train import plots
+        from meta_train.evaluate import panels
 
-        picture = plots.plot_comparison(rows, command.folder / "comparison.png")
+        picture = panels.plot_comparisons(rows, command.folder / "comparison.png")
         console.print(f"Plot: {picture}")
     except ImportError as error:
         console.print(f"[yellow]no plot:[/] {error}")
-    for verdict in demonstration.verdicts(tables):
+    for verdict in demonstration.verdicts(rows):
         mark = "[green]yes[/]" if verdict.holds else "[red]no [/]"
         console.print(f"{mark} {verdict.claim}")
     console.print(
@@ -154,27 +124,28 @@ def demo(command: "Demo", time_budget: float | None) -> None:
         console.print("The training stopped early; --resume goes on with it.")
 
 
-def comparison_table(title: str, rows: Sequence[Row]) -> Table:
-    """Normalised losses as a table: 0 is the best loss any run reached, 1 the initial."""
-    columns = list(dict.fromkeys((row.split, row.figure) for row in rows))
-    table = Table(title=title, title_justify="left", caption="mean / median over tasks")
+def _comparison_table(title: str, comparison: Comparison) -> Table:
+    """Normalised losses: 0 is the best that any baseline reached, 1 the initial."""
+    table = Table(
+        title=f"{title}: {len(comparison.entries)} tasks",
+        title_justify="left",
+        caption="mean / median over tasks",
+    )
     table.add_column("optimizer")
-    for split, figure in columns:
-        table.add_column(f"{split}\n{figure}", justify="right")
+    columns: list[list[str]] = []
+    for split in ("test", "train"):
+        for figure in evaluate.FIGURES:
+            table.add_column(f"{split}\n{figure}", justify="right")
+            scores = comparison.scores(figure, split).mean(axis=-1)
+            means, medians = scores.mean(axis=1), np.median(scores, axis=1)
+            cells = [f"{a:.4f} / {b:.4f}" for a, b in zip(means, medians, strict=True)]
+            best = int(means.argmin())
+            cells[best] = f"[bold]{cells[best]}[/]"
+            columns.append(cells)
     table.add_column("diverged", justify="right")
-    best = {
-        column: min(r.mean for r in rows if (r.split, r.figure) == column)
-        for column in columns
-    }
-    for contender in dict.fromkeys(row.contender for row in rows):
-        mine = {(r.split, r.figure): r for r in rows if r.contender == contender}
-        cells = []
-        for column in columns:
-            row = mine[column]
-            text = f"{row.mean:.4f} / {row.median:.4f}"
-            cells.append(f"[bold]{text}[/]" if row.mean == best[column] else text)
-        diverged = max(row.diverged for row in mine.values())
-        table.add_row(contender, *cells, str(diverged))
+    found = evaluate.standings(comparison)
+    for standing, *cells in zip(found, *columns, strict=True):
+        table.add_row(standing.competitor.title, *cells, str(standing.diverged))
     return table
 
 
@@ -192,14 +163,6 @@ def show_pretrained(name: str) -> None:
     console.print(Markdown(pretrained.load(name).card.markdown(name)))
 
 
-def _contender(name: str) -> Contender:
-    """A learned optimizer by pretrained name, run folder or theta folder."""
-    inside = Path(name) / "theta"
-    loaded = pretrained.load(str(inside) if inside.is_dir() else name)
-    label = f"{learned_opt.name_of(loaded.optimizer)} (no tuning)"
-    return evaluation.learned(label, loaded.optimizer, loaded.theta)
-
-
 def _progress(*columns: str) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
@@ -211,13 +174,14 @@ def _progress(*columns: str) -> Progress:
     )
 
 
-def _save_tables(tables: dict[str, list[Row]], path: Path) -> None:
-    names = [field.name for field in dataclasses.fields(Row)]
-    lines = [",".join(["row", *names])]
-    for title, rows in tables.items():
-        for row in rows:
-            values: list[Any] = [title, *(getattr(row, name) for name in names)]
-            lines.append(
-                ",".join(f'"{v}"' if isinstance(v, str) else str(v) for v in values)
-            )
-    path.write_text("\n".join(lines) + "\n")
+def _save_tables(rows: dict[str, Comparison], path: Path) -> None:
+    import pandas as pd
+
+    tables = [
+        evaluate.summary(evaluate.standings(comparison, split)).assign(
+            row=title, split=split
+        )
+        for title, comparison in rows.items()
+        for split in ("test", "train")
+    ]
+    pd.concat(tables).to_csv(path, index=False)

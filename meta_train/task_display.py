@@ -17,8 +17,9 @@ from rich.table import Table
 
 import pretrained
 import tasksets
-from meta_train import evaluate, plots
+from meta_train import evaluate
 from meta_train.devices import compiler_options, use_compilation_cache
+from meta_train.evaluate import Entry, panels
 from tasksets import known_losses
 from tasksets.checking import Checked
 from tasksets.checking import check as check_task
@@ -92,20 +93,15 @@ def sample(count: int, suite: str, seed: int) -> None:
 
 def plot(name: str, path: Path, num_steps: int, num_seeds: int) -> None:
     """Trains a task with shipped optimizers and baselines and draws their losses."""
-    shipped = [
-        evaluate.learned(f"{name}, pretrained", loaded.optimizer, loaded.theta)
-        for name in pretrained.available()
-        for loaded in (pretrained.load(name),)
-    ]
+    names = (*pretrained.available(), *evaluate.AGAINST)
     task = tasksets.get(name)
     with console.status(f"training {task.name}"):
-        curves = evaluate.run(
-            [task],
-            [*shipped, *evaluate.baselines()],
-            num_steps=num_steps,
+        comparison = evaluate.compare(
+            [Entry(task, num_steps)],
+            [evaluate.contender(name) for name in names],
             num_seeds=num_seeds,
         )
-    plots.plot_losses(curves, path, title=task.name)
+    panels.plot_losses(comparison, path, title=task.name)
     console.print(f"Loss curves in {path}")
 
 

@@ -19,6 +19,7 @@ from tasksets.families import (
     mlp_mixer,
     mlp_vae,
     nvp,
+    pinn,
     quadratic,
     resnet,
     rnn_text_classification,
@@ -45,6 +46,7 @@ FAMILIES: tuple[Family, ...] = (
     word_rnn_language_model.FAMILY,
     # ours
     mlp_mixer.FAMILY,
+    pinn.FAMILY,
     resnet.FAMILY,
     small_mlp.FAMILY,
     transformer_lm.FAMILY,

@@ -52,6 +52,7 @@ FAMILIES = {
     ),
     "mlp_vae_family": Variant("@digits?batch_size=8&encoder=6-3&decoder=5", "@digits"),
     "nvp_family": Variant("@digits?batch_size=8&hidden=6&num_bijectors=2", "@digits"),
+    "pinn": Variant("?batch_size=8&hidden=6"),
     "quadratic_family": Variant("?dims=5"),
     "resnet": Variant(
         "@digits?batch_size=8&stem_channels=4&stem_kernel=3&stem_stride=1"

@@ -39,6 +39,8 @@ INITIALIZERS = (
 # Values of fields whose type allows too much, by the name of the field.
 VALID = {
     "activation": st.sampled_from(sorted(ACTIVATIONS)),
+    "boundary_weight": st.floats(0, 100),
+    "decay": st.floats(0, 4),
     "decoder": WIDTHS,
     "encoder": WIDTHS,
     "hidden": WIDTHS,

@@ -1,0 +1,41 @@
+"""Contenders by the names that the command line takes.
+
+scale_free           a shipped learned optimizer
+runs/mine            a run folder, or one that `pretrained.save` wrote
+adam:tuned           a baseline; see `baselines`
+"""
+
+import difflib
+from pathlib import Path
+
+import pretrained
+from meta_train.evaluate import baselines
+from meta_train.evaluate.contenders import Contender, learned
+
+
+def contender(name: str) -> Contender:
+    """A contender by name. Baselines come first, then shipped names, then folders.
+
+    Raises:
+      LookupError: nothing has this name; the message has the nearest names.
+      ValueError: a baseline has no such variant.
+      FileNotFoundError: a folder holds no trained optimizer.
+    """
+    family, _, variant = name.partition(":")
+    if family in baselines.NAMES:
+        return baselines.baseline(family, variant)
+    shipped = pretrained.available()
+    if name in shipped or Path(name).is_dir():
+        inside = Path(name) / "theta"
+        loaded = pretrained.load(str(inside) if inside.is_dir() else name)
+        return learned(name, loaded.optimizer, loaded.theta)
+    known = sorted({*baselines.NAMES, *baselines.ALL, *shipped})
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    raise LookupError(
+        f"no optimizer and no folder {name!r}; "
+        + (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"known: {', '.join(known)}"
+        )
+    )

@@ -1,0 +1,86 @@
+"""What a name stood for when a result was made, as a few numbers to compare.
+
+A task's are moments of its numbers and of a sample of its data: somebody's subset of a
+data set is not the data set. An optimizer's are the parameters it reaches in three steps
+on a fixed problem: code that computes something else is another optimizer. Both are
+compared with a tolerance, since compilers and machines round differently.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from meta_train.evaluate.contenders import Kind, Point, stack_numbers
+from tasksets import Task
+
+_SAMPLE = 4096  # entries of an array that are looked at
+_STEPS = 3
+_TOLERANCE = 1e-2
+
+
+def of_task(task: Task) -> Float[np.ndarray, "numbers"]:
+    """Size, mean, mean magnitude and a position-dependent mean of every array."""
+    named = jax.tree_util.tree_leaves_with_path(task.numbers)
+    # The losses that normalise decide nothing about training, and get measured anew.
+    leaves = [x for path, x in named if not _normalises(path)]
+    leaves += jax.tree.leaves(task.data)
+    return np.concatenate([_moments(leaf) for leaf in leaves]).astype(np.float32)
+
+
+def of_points(points: Sequence[Point]) -> Float[np.ndarray, "points numbers"]:
+    """Where points of one kind take fixed parameters in three fixed steps."""
+    reached = _reached_by(points[0].kind)
+    every = jax.vmap(reached, axis_size=len(points))
+    return np.asarray(every(stack_numbers(points)))
+
+
+def agree(a: Float[np.ndarray, "numbers"], b: Float[np.ndarray, "numbers"]) -> bool:
+    """Whether two fingerprints are of the same thing."""
+    if a.shape != b.shape:
+        return False
+    return bool(np.allclose(a, b, rtol=_TOLERANCE, atol=1e-6, equal_nan=True))
+
+
+def _reached_by(kind: Kind) -> Any:
+    matrix = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3) ** 3
+    first = {"matrix": matrix, "vector": jnp.array([0.5, -0.2])}
+
+    @jax.jit
+    def reached(numbers: Any) -> Float[jax.Array, "numbers"]:
+        tx = optax.with_extra_args_support(kind.make(numbers, 10 * _STEPS))
+        params, state = first, tx.init(first)
+        for step in range(_STEPS):
+            grads = jax.tree.map(lambda p, s=step: jnp.sin(3 * p + s), params)
+            value = jnp.float32(2.0 - 0.3 * step)
+            updates, state = tx.update(
+                grads, state, params, value=value, valid_value=value
+            )
+            params = optax.apply_updates(params, updates)
+        # Relative to the way gone: a small step must count as much as a large one.
+        flat = lambda tree: jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+        way = flat(params) - flat(first)
+        length = jnp.linalg.norm(way)
+        return jnp.append(way / jnp.maximum(length, 1e-30), jnp.log(length))
+
+    return reached
+
+
+def _normalises(path: Any) -> bool:
+    return getattr(path[-1], "name", "") in ("initial_loss", "best_loss")
+
+
+def _moments(leaf: Any) -> Float[np.ndarray, "4"]:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    flat = np.asarray(leaf).reshape(-1)
+    sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64)
+    if sample.size == 0:
+        return np.zeros(4)
+    # Of the second half of the entries only: sorted differently, it is different.
+    late = sample[sample.size // 2 :]
+    return np.array([flat.size, sample.mean(), np.abs(sample).mean(), late.mean()])

@@ -1,0 +1,167 @@
+"""Evaluating by name: suites and optimizers as the command line names them."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meta_train.evaluate import shipped, suites
+from meta_train.evaluate.baselines import ALL
+from meta_train.evaluate.by_name import contender
+from meta_train.evaluate.cache import Cache
+from meta_train.evaluate.comparing import Progress, compare
+from meta_train.evaluate.comparison import Comparison
+from meta_train.evaluate.contenders import Contender
+from meta_train.evaluate.settings import Settings
+from meta_train.evaluate.tidy import table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AGAINST = ("adam:tuned", "adam:lr=0.001", "prodigy")  # what costs little and says much
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate, and on what."""
+
+    optimizers: tuple[str | Contender, ...]
+    """Pretrained names, run folders, paths, or baselines such as adam:tuned."""
+    against: tuple[str, ...] = AGAINST
+    """Baselines to run beside them; 'all' is every one there is."""
+    suite: str = "eval-small"
+    num_tasks: int | None = None
+    """The first so many of the suite; None: all."""
+    task_options: str = ""
+    """Fields to fix in every task, as 'hidden=32&activation=relu'."""
+    horizon: int = 2000
+    """Steps of training, a multiple of 25."""
+    seeds: int = 3
+    """Initialisations and batch orders of each task."""
+    tuning_seeds: int = 1
+    """How many of them choose where there is something to tune."""
+
+    def contenders(self) -> list[Contender]:
+        """All that are compared, each once, the optimizers first."""
+        against = [
+            x for name in self.against for x in (ALL if name == "all" else (name,))
+        ]
+        found: dict[str, Contender] = {}
+        for x in (*self.optimizers, *against):
+            one = x if isinstance(x, Contender) else contender(x)
+            found.setdefault(one.name, one)
+        return list(found.values())
+
+    def run(
+        self,
+        *,
+        cache: Cache,
+        budget: float | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        warn: Callable[[str], None] = print,
+    ) -> Comparison:
+        """Compare them; what ships with the package is taken from there, and added.
+
+        Args:
+          cache: of results.
+          budget: seconds after which to begin nothing more.
+          on_progress: see `compare`.
+          warn: likewise.
+
+        Raises:
+          LookupError: there is no such suite or optimizer.
+          ValueError: see `compare`.
+          tasksets.DataNotFoundError: a data set is not on this machine.
+        """
+        deadline = None if budget is None else time.monotonic() + budget
+        contenders = self.contenders()
+        items = suites.items(self.suite, self.num_tasks)
+        entries = suites.entries(items, self.horizon, self.task_options)
+        known = self._shipped(entries, warn)
+        have = {} if known is None else {c.content: c.name for c in known.competitors}
+        missing = [c for c in contenders if c.content is None or c.content not in have]
+        if not missing and known is not None:
+            return known
+        found = compare(
+            entries,
+            missing,
+            num_seeds=self.seeds,
+            tuning_seeds=self.tuning_seeds,
+            cache=cache,
+            deadline=deadline,
+            on_progress=on_progress,
+            warn=warn,
+        )
+        return found if known is None else found.joined(known)
+
+    def protocol(self) -> dict[str, Any]:
+        """What results that ship must have in common with ones made here."""
+        settings = dataclasses.asdict(Settings())
+        return {**settings, "seeds": self.seeds, "tuning_seeds": self.tuning_seeds}
+
+    def _shipped(
+        self, entries: Sequence[Any], warn: Callable[[str], None]
+    ) -> Comparison | None:
+        path = shipped.path(self.suite, self.horizon, self.seeds)
+        if self.num_tasks is not None or not path.exists():
+            return None
+        try:
+            return shipped.load(path, entries, self.protocol())
+        except ValueError as error:
+            warn(f"the shipped baselines are not used: {error}")
+            return None
+
+
+def run(
+    *optimizers: str | Contender,
+    against: Sequence[str] = AGAINST,
+    suite: str = "eval-small",
+    num_tasks: int | None = None,
+    task_options: str = "",
+    horizon: int = 2000,
+    seeds: int = 3,
+    tuning_seeds: int = 1,
+    tuned_for: str = "final",
+    cache: Path | None = None,
+) -> "pd.DataFrame":
+    """Evaluate optimizers; a tidy table of every measurement.
+
+        losses = evaluate.run("scale_free", "adam:tuned", suite="eval-small")
+        test = losses[losses.split == "test"]
+        test.groupby(["optimizer", "step"]).normalised.mean()
+
+    Args:
+      *optimizers: by name, or contenders.
+      against: baselines to run beside them.
+      suite: name of a suite.
+      num_tasks: the first so many of it.
+      task_options: fields to fix in every task.
+      horizon: steps of training.
+      seeds: per task.
+      tuning_seeds: how many of them choose.
+      tuned_for: "final" or "mean over training": what every contender was tuned for.
+      cache: folder of results; None: `default_cache()`.
+
+    Returns:
+      The columns of `table`.
+    """
+    evaluation = Evaluation(
+        tuple(optimizers),
+        tuple(against),
+        suite,
+        num_tasks,
+        task_options,
+        horizon,
+        seeds,
+        tuning_seeds,
+    )
+    folder = default_cache() if cache is None else cache
+    return table(evaluation.run(cache=Cache(folder)), tuned_for)
+
+
+def default_cache() -> Path:
+    """Where results are kept unless somebody says otherwise."""
+    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    return Path(home) / "learned-opt" / "evaluations"

@@ -1,0 +1,111 @@
+"""Results that ship with the package, so that a new optimizer costs only its own runs.
+
+    shipped/<suite>-<steps>x<seeds>.npz
+
+holds what a comparison of all baselines found: their losses at their tuned points, and how
+low they ever came. Made by `python -m benchmarks.evaluation_baselines`.
+"""
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meta_train.evaluate import cache, fingerprints
+from meta_train.evaluate.comparison import Comparison, Competitor, Entry, Results
+from meta_train.evaluate.metrics import FIGURES
+from tasksets.task import SplitName
+
+_SPLITS: tuple[SplitName, ...] = ("train", "outer_valid", "test")
+
+
+def path(suite: str, num_steps: int, num_seeds: int) -> Path:
+    """Where the results of a suite are, if they ship."""
+    folder = Path(str(files("meta_train.evaluate") / "shipped"))
+    return folder / f"{suite}-{num_steps}x{num_seeds}.npz"
+
+
+def save(path: Path, comparison: Comparison, protocol: dict[str, Any]) -> None:
+    """Write a comparison.
+
+    Args:
+      path: of the file.
+      comparison: of contenders that all have a content.
+      protocol: plain values that must be equal where it is loaded.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for i, result in enumerate(comparison.results):
+        arrays[f"{i} seconds"] = result.seconds.astype(np.float32)
+        for split in _SPLITS:
+            arrays[f"{i} lowest {split}"] = result.lowest[split].astype(np.float32)
+        for figure in _distinct(result):
+            losses = [result.losses[figure][split] for split in _SPLITS]
+            arrays[f"{i} {figure}"] = np.stack(losses).astype(np.float32)
+    for t, entry in enumerate(comparison.entries):
+        arrays[f"fingerprint {t}"] = fingerprints.of_task(entry.task)
+    meta = {
+        "format": cache.FORMAT,
+        "protocol": protocol,
+        "tasks": [[entry.task.name, entry.num_steps] for entry in comparison.entries],
+        "competitors": [vars(competitor) for competitor in comparison.competitors],
+        "labels": [result.labels for result in comparison.results],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
+
+
+def load(path: Path, entries: Sequence[Entry], protocol: dict[str, Any]) -> Comparison:
+    """What `save` wrote, for the same tasks.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is of other tasks, of another protocol, or of other data.
+    """
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = json.loads(str(arrays["meta"]))
+    if (meta["format"], meta["protocol"]) != (cache.FORMAT, protocol):
+        raise ValueError(f"{path} was made under another protocol: {meta['protocol']}")
+    places = {tuple(task): place for place, task in enumerate(meta["tasks"])}
+    mine = []
+    for entry in entries:
+        place = places.get((entry.task.name, entry.num_steps))
+        if place is None:
+            raise ValueError(f"{path} does not have {entry.task.name}")
+        found = arrays[f"fingerprint {place}"]
+        if not fingerprints.agree(found, fingerprints.of_task(entry.task)):
+            raise ValueError(f"{path}: {entry.task.name} has other data here")
+        mine.append(place)
+    competitors = tuple(Competitor(**fields) for fields in meta["competitors"])
+    results = tuple(
+        _results(arrays, i, meta["labels"][i]).of_tasks(mine)
+        for i in range(len(competitors))
+    )
+    return Comparison(tuple(entries), competitors, results)
+
+
+def _distinct(result: Results) -> list[str]:
+    """The figures for which points were chosen that no figure before had chosen."""
+    found: list[str] = []
+    for figure in FIGURES:
+        if all(result.labels[figure] != result.labels[other] for other in found):
+            found.append(figure)
+    return found
+
+
+def _results(
+    arrays: dict[str, np.ndarray], i: int, labels: dict[str, list[str]]
+) -> Results:
+    named = {figure: tuple(names) for figure, names in labels.items()}
+    losses = {}
+    for figure in FIGURES:
+        same = next(f for f in FIGURES if named[f] == named[figure])
+        stacked = arrays[f"{i} {same}"]
+        losses[figure] = dict(zip(_SPLITS, stacked, strict=True))
+    lowest: dict[SplitName, np.ndarray] = {
+        s: arrays[f"{i} lowest {s}"] for s in _SPLITS
+    }
+    return Results(losses, named, lowest, arrays[f"{i} seconds"])

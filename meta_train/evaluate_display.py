@@ -1,0 +1,126 @@
+"""What ``learned-opt evaluate`` shows and writes: progress, standings, files, the page."""
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from meta_train import evaluate
+from meta_train.evaluate import Comparison, Standing, page
+from meta_train.evaluate import Progress as Done
+
+if TYPE_CHECKING:
+    from meta_train.cli import Evaluate
+
+console = Console()
+
+
+def run(command: "Evaluate", budget: float | None) -> None:
+    """Compare, print the standings, write tables, pictures and the page."""
+    started = time.monotonic()
+    cache = evaluate.Cache(command.cache or evaluate.default_cache(), _warn)
+    bar = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} runs"),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+    )
+    line = bar.add_task("", total=None, left="")
+
+    def show(done: Done) -> None:
+        bar.start()  # not before there is something to do: names may be wrong
+        left = _left(time.monotonic() - started, done)
+        bar.update(line, completed=done.done, total=done.total, left=left)
+
+    try:
+        comparison = command.evaluation.run(
+            cache=cache, budget=budget, on_progress=show, warn=_warn
+        )
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+    found = evaluate.standings(comparison, command.split)
+    for figure in evaluate.FIGURES:
+        console.print(_standings_table(command, found, figure))
+    count = len(comparison.entries)
+    console.print(
+        f"{count} tasks. Scores: normalised {command.split} loss, 0 the best that any "
+        "baseline reached, 1 the initial loss; mean and 95 % interval over tasks. "
+        f"Difference, wins and speed-up are against {evaluate.REFERENCE}.",
+        highlight=False,
+    )
+    console.print(f"{time.monotonic() - started:.0f} s")
+    for path in _write(command, comparison):
+        console.print(f"  {path}")
+
+
+def _write(command: "Evaluate", comparison: Comparison) -> list[Path]:
+    """Everything about a comparison, in the command's folder."""
+    folder, split = command.folder, command.split
+    folder.mkdir(parents=True, exist_ok=True)
+    found = evaluate.standings(comparison, split)
+    written = [folder / "summary.csv"]
+    evaluate.summary(found).to_csv(written[0], index=False)
+    for figure in evaluate.FIGURES:
+        losses = evaluate.table(comparison, figure)
+        stem = f"losses-tuned-for-{figure.replace(' ', '-')}"
+        try:
+            losses.to_parquet(path := folder / f"{stem}.parquet", index=False)
+        except ImportError:  # parquet needs pyarrow; everything reads CSV
+            losses.to_csv(path := folder / f"{stem}.csv.gz", index=False)
+        written.append(path)
+    try:
+        from meta_train.evaluate import figures
+
+        pictures = figures.draw(comparison, folder, split)
+    except ImportError as error:
+        console.print(f"[yellow]no pictures:[/] {error}")
+        pictures = {}
+    html = page.write(
+        folder / "index.html",
+        comparison,
+        found,
+        pictures,
+        title=f"Evaluation on {command.evaluation.suite}",
+        command=shlex.join(["learned-opt", *sys.argv[1:]]),
+        split=split,
+    )
+    return [*written, *pictures.values(), html]
+
+
+def _standings_table(
+    command: "Evaluate", standings: Sequence[Standing], figure: str
+) -> Table:
+    """The standings by one figure, as on the page."""
+    title = f"{command.evaluation.suite}, {figure}"
+    table = Table(title=title, title_justify="left")
+    heads, rows = page.standing_rows(standings, figure)
+    table.add_column(heads[0], overflow="fold", min_width=12)
+    for head in heads[1:]:
+        table.add_column(head, justify="right")
+    for standing, row in zip(standings, rows, strict=True):
+        style = None if standing.competitor.baseline else "bold"
+        table.add_row(*map(escape, row), style=style)
+    return table
+
+
+def _left(seconds: float, done: Done) -> str:
+    """The time that is left, if the rest goes as what was done so far."""
+    if not done.done:
+        return "compiling"
+    left = seconds * (done.total - done.done) / done.done
+    minutes, rest = divmod(int(left), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} left"
+
+
+def _warn(text: str) -> None:
+    console.print(f"[yellow]note:[/] {text}", highlight=False)

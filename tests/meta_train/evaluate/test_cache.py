@@ -1,0 +1,111 @@
+"""What is stored is found again, and nothing else is."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from bowls import bowl
+
+from meta_train.evaluate import cache as caching
+from meta_train.evaluate import contender, fingerprints
+from meta_train.evaluate.cache import Cache, Stored
+from meta_train.evaluate.settings import Settings
+from meta_train.evaluate.training import Trained
+
+ADAM, OTHER = contender("adam:tuned").points[:2]
+REQUEST = {
+    "task": "mlp_family/seed0",
+    "point": ADAM,
+    "num_steps": 100,
+    "seed": 0,
+    "settings": Settings(),
+}
+
+
+def _stored(value):
+    losses = np.full((4, 3), value, np.float32)
+    return Stored(Trained(losses, 0.001), np.array([value, 1.0], np.float32))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "mlp_family/seed1"},
+        {"point": OTHER},
+        {"num_steps": 200},
+        {"seed": 1},
+        *(
+            {"settings": dataclasses.replace(Settings(), **{field.name: 77})}
+            for field in dataclasses.fields(Settings)
+        ),
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_changing_any_ingredient_changes_the_key(change):
+    assert caching.key(**REQUEST) != caching.key(**(REQUEST | change))
+
+
+def test_the_same_request_has_the_same_key_in_any_process_and_another_in_another_format(
+    monkeypatch,
+):
+    again = contender("adam:tuned").points[0]
+    before = caching.key(**REQUEST)
+    assert before == caching.key(**(REQUEST | {"point": again}))
+    assert before.startswith("829a9f9db00e")  # else all that people have is forgotten
+    monkeypatch.setattr(caching, "FORMAT", caching.FORMAT + 1)
+    assert before != caching.key(**REQUEST)
+
+
+def test_what_was_written_is_read(tmp_path):
+    cache = Cache(tmp_path)
+    cache.write("a/seed0", {"k1": _stored(1.0), "k2": _stored(2.0)})
+    cache.write("a/seed0", {"k3": _stored(np.nan)})
+    cache.write("a/seed00", {"k1": _stored(5.0)})
+    found = cache.read("a/seed0")
+    assert set(found) == {"k1", "k2", "k3"}
+    np.testing.assert_array_equal(found["k2"][0].trained.losses, 2.0)
+    assert np.isnan(found["k3"][0].trained.losses).all()
+    assert found["k1"][0].trained.seconds == 0.001
+    assert cache.read("b") == {} and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_nothing_is_kept_without_a_folder():
+    cache = Cache(None)
+    cache.write("a", {"k": _stored(1.0)})
+    assert cache.read("a") == {}
+
+
+def test_a_file_cut_short_is_named_and_passed_over(tmp_path):
+    warnings = []
+    cache = Cache(tmp_path, warnings.append)
+    cache.write("a", {"k1": _stored(1.0)})
+    (path,) = tmp_path.rglob("*.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    cache.write("a", {"k2": _stored(2.0)})
+    path.with_name("half.tmp").write_bytes(b"PK")  # what a kill leaves behind
+    assert set(cache.read("a")) == {"k2"}
+    assert len(warnings) == 1 and path.name in warnings[0]
+
+
+def test_fingerprints_tell_tasks_apart_but_not_by_rounding_or_normalisation():
+    found = fingerprints.of_task(bowl())
+    assert fingerprints.agree(found, found * np.float32(1 + 1e-5))
+    assert not fingerprints.agree(found, fingerprints.of_task(bowl(curvature=1.1)))
+    assert not fingerprints.agree(
+        found, fingerprints.of_task(bowl(bottoms=(0, 1, 0, 0)))
+    )
+    task = bowl()
+    measured = task.numbers._replace(best_loss=np.float32(-3.0))
+    other = dataclasses.replace(task, numbers=measured)
+    assert fingerprints.agree(found, fingerprints.of_task(other))
+
+
+def test_fingerprints_tell_the_behaviour_of_optimizers_apart():
+    points = (
+        *contender("adam:tuned").points[:2],
+        *contender("adam:lr=1e-5,b1=0.8").points,
+    )
+    one, rate, decay = fingerprints.of_points(points)
+    assert not fingerprints.agree(one, rate) and not fingerprints.agree(one, decay)
+    (sgd,) = fingerprints.of_points(contender("sgd:lr=1e-5").points)
+    assert not fingerprints.agree(one, sgd)

@@ -1,0 +1,122 @@
+"""Evaluating by name, what ships, and the command from end to end."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from bowls import bowl, by_hand
+
+from meta_train import cli, evaluate
+from meta_train.evaluate import Cache, Evaluation, running, shipped, training
+from meta_train.evaluate.comparison import Competitor, Entry
+
+PROTOCOL = {"seeds": 1}
+LOSSES = {
+    "a": [[[4.0, 3.0, 1.0]], [[4.0, 3.0, 2.0]]],
+    "b": [[[4.0, 2.0, 0.5]], [[4.0, np.nan, 9.0]]],
+}
+
+
+def test_optimizers_come_first_and_nothing_twice():
+    evaluation = Evaluation(("sgd:tuned", "adam:tuned"), ("adam:lr=1e-3", "adam:tuned"))
+    names = [c.name for c in evaluation.contenders()]
+    assert names == ["sgd:tuned", "adam:tuned", "adam:lr=0.001"]
+    every = [c.name for c in Evaluation((), ("all",)).contenders()]
+    assert every == list(evaluate.ALL)
+
+
+def test_what_ships_is_what_was_saved(tmp_path):
+    comparison = by_hand(LOSSES, baselines=("a", "b"), trials={"b": 7})
+    path = tmp_path / "shipped.npz"
+    shipped.save(path, comparison, PROTOCOL)
+    loaded = shipped.load(path, comparison.entries, PROTOCOL)
+    assert loaded.competitors == comparison.competitors
+    assert "inner_valid" not in loaded.splits
+    for figure in evaluate.FIGURES:
+        for split in loaded.splits:
+            mine, theirs = (c.scores(figure, split) for c in (comparison, loaded))
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+    part = shipped.load(path, comparison.entries[1:], PROTOCOL)
+    np.testing.assert_array_equal(
+        part.results[0].losses["final"]["test"], [[[4.0, 3.0, 2.0]]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "protocol", "complaint"),
+    [
+        ([Entry(bowl("task0"), 100)], {"seeds": 2}, "another protocol"),
+        ([Entry(bowl("task9"), 100)], PROTOCOL, "does not have task9"),
+        ([Entry(bowl("task0"), 200)], PROTOCOL, "does not have task0"),
+        ([Entry(bowl("task0", curvature=2.0), 100)], PROTOCOL, "other data here"),
+    ],
+)
+def test_what_ships_is_refused_where_it_is_of_something_else(
+    entries, protocol, complaint, tmp_path
+):
+    shipped.save(path := tmp_path / "s.npz", by_hand(LOSSES), PROTOCOL)
+    with pytest.raises(ValueError, match=complaint):
+        shipped.load(path, entries, protocol)
+
+
+BOWLS = Evaluation(("sgd:lr=0.1",), ("adam:lr=0.001",), horizon=25, seeds=1)
+
+
+@pytest.fixture
+def bowls(monkeypatch):
+    """Every suite has two tasks that compile in no time."""
+    entries = lambda items, num_steps, options: [
+        Entry(bowl(f"bowl{i}", curvature=i + 1.0), num_steps) for i in range(2)
+    ]
+    monkeypatch.setattr(running.suites, "items", lambda suite, num_tasks: ())
+    monkeypatch.setattr(running.suites, "entries", entries)
+
+
+def test_baselines_that_ship_are_not_run_again(monkeypatch, bowls, tmp_path):
+    path = tmp_path / "shipped.npz"
+    monkeypatch.setattr(shipped, "path", lambda *of: path)
+    fresh = BOWLS.run(cache=Cache(None))
+    shipped.save(path, fresh.of_contenders(["adam:lr=0.001"]), BOWLS.protocol())
+    trained = []
+    train = training.Program.train
+
+    def counting(self, stack, starts, runs):
+        trained.extend(run.point.label for run in runs)
+        return train(self, stack, starts, runs)
+
+    monkeypatch.setattr(training.Program, "train", counting)
+    again = BOWLS.run(cache=Cache(None))
+    assert set(trained) == {"sgd:lr=0.1"} and again.names == fresh.names
+    np.testing.assert_allclose(
+        again.scores("final", "test"), fresh.scores("final", "test"), rtol=1e-5
+    )
+    told = []
+    dataclasses.replace(BOWLS, seeds=2).run(cache=Cache(None), warn=told.append)
+    assert "not used" in told[0] and "adam:lr=0.001" in trained
+
+
+def test_run_gives_a_tidy_table(bowls, tmp_path):
+    table = evaluate.run("sgd:lr=0.1", against=(), horizon=25, seeds=1, cache=tmp_path)
+    assert set(table.optimizer) == {"sgd:lr=0.1"} and len(set(table.task)) == 2
+    assert len(table) == 2 * 4 * 26 and list(tmp_path.iterdir())
+
+
+def test_the_command_writes_tables_pictures_and_a_page(bowls, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    command = ["evaluate", "sgd:lr=0.1", "--against", "adam:lr=1e-3", "--horizon", "25"]
+    command += ["--folder", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    cli.main(command)
+    assert "2 tasks" in capsys.readouterr().out
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"index.html", "summary.csv", "curves.png", "profile.png"} < files
+    assert any(name.startswith("losses-tuned-for-final") for name in files)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "sgd:lr=0.1" in page and page.count("data:image/png") == 4
+    summary = (tmp_path / "out" / "summary.csv").read_text()
+    cli.main(command)
+    assert (tmp_path / "out" / "summary.csv").read_text() == summary
+
+
+def test_competitors_say_what_their_tuning_costs():
+    assert Competitor("adam:tuned", 14, True, None).title == "adam:tuned, 14 trials"
+    assert Competitor("prodigy", 1, True, None).title == "prodigy"
