@@ -19,7 +19,7 @@ from jaxtyping import Float, PRNGKeyArray
 from meta_train import surface
 from meta_train.devices import compiler_options
 from meta_train.estimators import TruncatedES
-from meta_train.experiments.descent import Trace, concurrently, descend
+from meta_train.experiments.descent import concurrently, descend
 from meta_train.system import AroundSystem, System, Theta
 
 _BATCH = 32  # thetas that are unrolled at once; one program, however many there are
@@ -60,6 +60,33 @@ def contest(
 ) -> dict[str, Run]:
     """Every contender's best run, by name; they descend side by side on all devices.
 
+    Args: see `jobs`.
+    """
+    return concurrently(
+        jobs(
+            contenders,
+            init,
+            judge,
+            rates=rates,
+            seeds=seeds,
+            records=records,
+            folder=folder,
+        )
+    )
+
+
+def jobs(
+    contenders: Mapping[str, Contender],
+    init: Callable[[PRNGKeyArray], Theta],
+    judge: Callable[[Theta, int], Float[np.ndarray, "..."]],
+    *,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    records: int,
+    folder: Path | None = None,
+) -> dict[str, Callable[[], Run]]:
+    """What finds every contender's best run, for `concurrently`; of several contests too.
+
     Args:
       contenders: by name; the slowest first, so that no device is left over with it.
       init: where all of them start, from a key that depends on the seed alone.
@@ -70,9 +97,9 @@ def contest(
       folder: keeps what is done, to go on from when stopped; None forgets.
     """
 
-    def run(name: str) -> Trace:
+    def run(name: str) -> Run:
         estimator, num_steps = contenders[name]
-        return descend(
+        trace = descend(
             estimator,
             init,
             rates=rates,
@@ -82,15 +109,13 @@ def contest(
             folder=folder and folder / name,
         )
 
-    traces = concurrently({name: functools.partial(run, name) for name in contenders})
-    runs = {}
-    for name, trace in traces.items():
         losses = judge(trace.theta, 3)
         best = int(np.argmin(np.median(losses[..., -1], axis=1)))
-        theta = jax.tree.map(lambda x, best=best: x[best], trace.theta)
-        cost = trace.step * inner_steps(contenders[name].estimator)
-        runs[name] = Run(rates[best], cost, theta, losses[best])
-    return runs
+        theta = jax.tree.map(lambda x: x[best], trace.theta)
+        cost = trace.step * inner_steps(estimator)
+        return Run(rates[best], cost, theta, losses[best])
+
+    return {name: functools.partial(run, name) for name in contenders}
 
 
 def inner_steps(estimator: Any) -> int:

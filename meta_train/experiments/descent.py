@@ -8,7 +8,7 @@ network keep a device busy. A long run is stopped and resumed by giving it a fol
 import logging
 import queue
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +25,7 @@ from meta_train.devices import compiler_options
 from meta_train.estimators import Estimator
 from meta_train.system import Theta
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -122,8 +123,8 @@ def descend(
     return Trace(every * np.arange(1, records + 1), theta, metrics)
 
 
-def concurrently(jobs: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-    """Run jobs side by side, one on each device; their results by name."""
+def concurrently(jobs: Mapping[K, Callable[[], T]]) -> dict[K, T]:
+    """Run jobs side by side, one on each device, in their order; their results."""
     free: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for device in jax.local_devices():
         free.put(device)

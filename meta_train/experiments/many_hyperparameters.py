@@ -41,10 +41,12 @@ from meta_train.estimators import NRES, PES
 from meta_train.experiments.contest import (
     Contender,
     Run,
-    contest,
     draw_curves,
+    inner_steps,
+    jobs,
     meta_losses,
 )
+from meta_train.experiments.descent import concurrently
 from meta_train.experiments.experiment import Claim, Experiment, Report, spread
 from meta_train.inner_training import InnerTraining
 from meta_train.plots import pyplot, save
@@ -52,6 +54,7 @@ from meta_train.truncation import Truncation
 
 _CAP = 1.5  # of losses, in units of the initial one: for estimators and judge alike
 _SEARCH = "random search"
+_RECORDS = 20  # of a descent
 _COLORS = {"PES": "#c2410c", "NRES": "#1d4ed8", _SEARCH: "#888888"}
 
 
@@ -194,17 +197,29 @@ class ManyHyperparameters(Experiment):
             )
             for kind in (PES, NRES)
         }
-        runs = contest(
+        descents = jobs(
             contenders,
             system.optimizer.init,
             judge,
             rates=self.rates,
             seeds=self.seeds,
-            records=20,
+            records=_RECORDS,
             folder=folder / "runs" if self.resumable else None,
         )
-        runs[_SEARCH] = self._search(system, runs["PES"].cost, judge)
-        rate, momentum, shared = self._shared(judge)
+        steps = self.num_steps // _RECORDS * np.arange(1, _RECORDS + 1)
+        cost = steps * inner_steps(contenders["PES"].estimator)
+        searches = {
+            seed: functools.partial(self._search, system, cost, seed)
+            for seed in self.seeds
+        }
+        done: dict[Any, Any] = concurrently(
+            descents | searches | {"shared": functools.partial(self._shared, judge)}
+        )
+        runs: dict[str, Run] = {name: done[name] for name in descents}
+        found = [done[seed] for seed in searches]
+        found = jax.tree.map(lambda *seeds: np.stack(seeds), *found)
+        runs[_SEARCH] = Run(float("nan"), cost, found, judge(found, 2))
+        rate, momentum, shared = done["shared"]
         rows = [self._row(name, run, runs[_SEARCH]) for name, run in runs.items()]
         note = (
             f"The best single rate and momentum of a grid, {rate:.2g} and {momentum:.2g} "
@@ -233,27 +248,23 @@ class ManyHyperparameters(Experiment):
         self,
         system: InnerTraining,
         cost: Float[np.ndarray, "records"],
-        judge: Callable[..., np.ndarray],
-    ) -> Run:
+        seed: int,
+    ) -> Hyperparameters:
         """The best points of a random search when it has spent as much as a descent."""
         affordable = np.maximum(cost // self.horizon, 1).astype(int)  # points
         draw = jax.vmap(lambda key: SEARCHED.draw(key, self.num_tensors))
-        found = []
-        for seed in self.seeds:
-            draw_key, *episode_keys = jax.random.split(jax.random.key(seed))
-            thetas = draw(jax.random.split(draw_key, affordable[-1]))
-            own = meta_losses(
-                system,
-                thetas,
-                1,
-                keys=jnp.stack(episode_keys),
-                num_steps=self.horizon,
-                cap=_CAP,
-            )
-            best = np.array([np.argmin(own[:points]) for points in affordable])
-            found.append(jax.tree.map(lambda x, best=best: x[best], thetas))
-        thetas = jax.tree.map(lambda *seeds: jnp.stack(seeds), *found)
-        return Run(float("nan"), cost, thetas, judge(thetas, 2))
+        draw_key, *episode_keys = jax.random.split(jax.random.key(seed))
+        thetas = draw(jax.random.split(draw_key, affordable[-1]))
+        own = meta_losses(
+            system,
+            thetas,
+            1,
+            keys=jnp.stack(episode_keys),
+            num_steps=self.horizon,
+            cap=_CAP,
+        )
+        best = np.array([np.argmin(own[:points]) for points in affordable])
+        return jax.tree.map(lambda x: np.asarray(x)[best], thetas)
 
     def _shared(self, judge: Callable[..., np.ndarray]) -> tuple[float, float, float]:
         """The best rate and momentum that all tensors can share, and their meta-loss."""

@@ -25,7 +25,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +38,11 @@ from meta_train.estimators import NRES, PES, TBPTT, TruncatedES
 from meta_train.experiments.contest import (
     Contender,
     Run,
-    contest,
     draw_curves,
+    jobs,
     meta_losses,
 )
+from meta_train.experiments.descent import concurrently
 from meta_train.experiments.experiment import Claim, Experiment, Report, spread
 from meta_train.inner_training import InnerState, InnerTraining, Inputs
 from meta_train.objectives import Measured
@@ -179,8 +180,11 @@ class MnistLrSchedule(Experiment):
             )
             for objective, system in systems.items()
         }
-        runs = {
-            setting: contest(
+        # All at once: no device waits for the end of a setting.
+        descents = {
+            (setting, name): job
+            for setting in self.settings
+            for name, job in jobs(
                 self.contenders(setting, systems[setting.objective]),
                 DecayingMomentum().init,
                 judges[setting.objective],
@@ -188,10 +192,17 @@ class MnistLrSchedule(Experiment):
                 seeds=self.seeds,
                 records=10,
                 folder=folder / "runs" / str(setting) if self.resumable else None,
-            )
-            for setting in self.settings
+            ).items()
         }
-        optima = {name: self._optimum(judge) for name, judge in judges.items()}
+        grids = {
+            name: functools.partial(self._optimum, judge)
+            for name, judge in judges.items()
+        }
+        done: dict[Any, Any] = concurrently(descents | grids)
+        runs: dict[Setting, dict[str, Run]] = {s: {} for s in self.settings}
+        for setting, name in descents:
+            runs[setting][name] = done[setting, name]
+        optima: dict[str, Optimum] = {name: done[name] for name in grids}
         slope = self._slope_of_accuracy(systems[ACCURACY])
         rows = [
             _row(str(setting), name, run.theta[:, -1], run.losses[:, -1], run)
