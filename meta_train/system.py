@@ -100,7 +100,9 @@ class AroundSystem:
 
         def unflatten(aux: Any, children: Any) -> Any:
             left = iter(children)
-            fields = (next(left) if traced else x for traced, x in zip(*aux, strict=True))
+            fields = (
+                next(left) if traced else x for traced, x in zip(*aux, strict=True)
+            )
             return cls(*fields)  # type: ignore[call-arg]
 
         jax.tree_util.register_pytree_node(cls, flatten, unflatten)

@@ -10,7 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Episodes:
     """
 
     window: int
-    min_windows: Int[Array, ""]
-    max_windows: Int[Array, ""]
+    min_windows: Int[ArrayLike, ""]
+    max_windows: Int[ArrayLike, ""]
     stagger: bool = True
 
     def draw(self, key: PRNGKeyArray) -> Int[Array, ""]:
@@ -115,7 +115,7 @@ class Episodes:
 
 
 def _log_uniform(
-    key: PRNGKeyArray, low: int | Int[Array, ""], high: int | Int[Array, ""]
+    key: PRNGKeyArray, low: Int[ArrayLike, ""], high: Int[ArrayLike, ""]
 ) -> Int[Array, ""]:
     """Each whole number n from low to high gets the log-uniform mass of [n, n + 1)."""
     log_length = jax.random.uniform(

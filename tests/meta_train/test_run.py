@@ -15,16 +15,14 @@ import numpy as np
 import pytest
 
 import pretrained
-from meta_train import CheckpointError, TrainConfig, demo, run
+from meta_train import CheckpointError, Horizons, TaskMix, TrainConfig, demo, run
 
 CONFIG = TrainConfig(
     optimizer="adam",
-    task_options=("hidden=20-20&activation=tanh",),
+    mix=TaskMix(task_options=("hidden=20-20&activation=tanh",)),
+    horizons=Horizons(window=5, min_horizon=10, max_horizon=40),
     num_tasks=4,
     num_pairs=8,
-    window=5,
-    min_horizon=10,
-    max_horizon=40,
     outer_steps=12,
     seed=3,
 )
@@ -108,11 +106,15 @@ def test_a_run_of_another_config_is_refused_by_the_names_of_the_fields(unbroken)
         run.train(other, unbroken, resume=True)
 
 
+def _checkpoints(folder: Path) -> Path:
+    return folder / "checkpoints" / "0of1"
+
+
 def _stopped_twice(folder: Path) -> list[int]:
     """Checkpoints of two different steps; returns them, older first."""
     run.train(CONFIG, folder, on_progress=_stop_after(3))
     run.train(CONFIG, folder, resume=True, on_progress=_stop_after(7))
-    return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.is_dir())
+    return sorted(int(p.name) for p in _checkpoints(folder).iterdir() if p.is_dir())
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
@@ -121,7 +123,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 ):
     older, newer = _stopped_twice(tmp_path)
     files = [
-        p for p in (tmp_path / "checkpoints" / str(newer)).rglob("d/*") if p.is_file()
+        p for p in (_checkpoints(tmp_path) / str(newer)).rglob("d/*") if p.is_file()
     ]
     victim = max(files, key=lambda p: p.stat().st_size)
     data = victim.read_bytes()
@@ -141,7 +143,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 def test_when_no_checkpoint_is_usable_the_error_names_each(tmp_path):
     steps = _stopped_twice(tmp_path)
     for step in steps:
-        for file in (tmp_path / "checkpoints" / str(step)).rglob("*"):
+        for file in (_checkpoints(tmp_path) / str(step)).rglob("*"):
             if file.is_file():
                 file.write_bytes(b"")
     with pytest.raises(CheckpointError) as error:
