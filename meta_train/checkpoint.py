@@ -1,27 +1,30 @@
 """Checkpoints of a run: atomic, a few kept, a bad one never fatal.
 
-    checkpoints/0of1/<step>/state      theta and all that moves with it
-    checkpoints/0of1/<step>/group<s>   the lanes of the group in slot s: particles, xi
-    checkpoints/0of1/<step>.sha256     of those files, written last
+    checkpoints/0of2/<step>.safetensors    state/...    theta and all that moves with it
+                                           group<s>/... lanes of the group in slot s
 
-Orbax writes them. Each process of a run writes its own groups into its own folder, the
-first one the state too; a run may go on with another number of processes. A
-checkpoint that cannot be read is named and passed over for the one before it; one that
-another config made, or whose groups hold other tasks, is refused.
+Each process of a run writes its own groups into its own folder, the first one the state
+too. All of them read what they need from all folders, so a run may go on with another
+number of processes. (Orbax writes arrays that all processes have in common; lanes belong
+to one.) A file appears under its name only when it is whole and on disk, and holds a
+checksum. A checkpoint that cannot be read is named and passed over for the one before
+it; one that another config made, or whose groups hold other tasks, is refused.
 """
 
 import hashlib
 import json
-import logging
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
+import safetensors
+import safetensors.numpy
 
 from meta_train.config import TrainConfig
 from meta_train.engine import Engine
@@ -60,24 +63,12 @@ class Checkpoints:
         processes: Processes,
         warn: Callable[[str], None],
     ):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
         self._config = config
         self._processes = processes
         self._warn = warn
         self._folder = folder
         self._part = _part(folder, processes.index, processes.count)
         self._part.mkdir(parents=True, exist_ok=True)
-        for path in self._part.iterdir():
-            if path.is_dir() and not path.name.isdecimal():
-                shutil.rmtree(path)  # what a kill kept orbax from finishing
-        # A part is this process's own affair.
-        self._context = ocp.Context(
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=processes.index,
-                active_processes={processes.index},
-                barrier_sync_key_prefix=f"part{processes.index}",
-            )
-        )
 
     def save(self, engine: Engine) -> None:
         """Write this process's part of a run; returns when it is safely on disk."""
@@ -90,20 +81,10 @@ class Checkpoints:
         }
         if self._processes.index == 0:
             pieces["state"] = engine.state
-        metadata: Any = {
-            "config": self._config.text(),
-            "groups": json.dumps(_describe(engine.in_flight)),
-        }
-        path = self._part / str(step)
-        shutil.rmtree(path, ignore_errors=True)  # a kill came before its checksum
-        with self._context:
-            ocp.save_checkpointables(
-                str(path.resolve()), _to_host(pieces), custom_metadata=metadata
-            )
-        _checksum(path).write_text(_digest(path))
+        facts = {"config": self._config.text(), "groups": _describe(engine.in_flight)}
+        _write(_file(self._part, step), pieces, facts)
         for old in saved[: 1 - _KEPT]:
-            _checksum(self._part / str(old)).unlink()
-            shutil.rmtree(self._part / str(old))
+            _file(self._part, old).unlink()
         if saved and self._processes.index == 0:
             # By now all processes have written the one before, too.
             for part in self._folder.glob("*of*"):
@@ -130,7 +111,7 @@ class Checkpoints:
                 return found, self._load(found, 0, "state", like)
             except Exception as error:  # a broken file can fail in any way at all
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                where = _part(self._folder, 0, found.processes) / str(found.step)
+                where = _file(_part(self._folder, 0, found.processes), found.step)
                 refused.append(f"checkpoint {where}: {reason[0]}")
                 self._warn(refused[-1])
         if refused:
@@ -149,7 +130,8 @@ class Checkpoints:
             if now["born"] == found.step:
                 continue  # it has not begun
             index = int(slot) % found.processes
-            was = json.loads(self._metadata(found, index)["groups"])[slot]
+            with self._open(found, index) as (_, facts):
+                was = facts["groups"][slot]
             if was != now:
                 raise CheckpointError(
                     f"at step {found.step} the group in slot {slot} was {was}, but would "
@@ -172,63 +154,43 @@ class Checkpoints:
 
     def _check(self, found: Found, index: int) -> None:
         """Raise ValueError for a part that is damaged or of another config."""
-        made_by = TrainConfig.parse(self._metadata(found, index)["config"])
-        differences = made_by.differences(self._config)
-        if differences:
-            raise ValueError(f"made by another config ({'; '.join(differences)})")
-        part = _part(self._folder, index, found.processes)
-        path = part / str(found.step)
-        if _checksum(path).read_text() != _digest(path):
-            raise ValueError("its files are damaged (checksum mismatch)")
+        with self._open(found, index) as (file, facts):
+            differences = TrainConfig.parse(facts["config"]).differences(self._config)
+            if differences:
+                raise ValueError(f"made by another config ({'; '.join(differences)})")
+            if facts["sha256"] != _digest({k: file.get_tensor(k) for k in file.keys()}):
+                raise ValueError("it is damaged (checksum mismatch)")
 
-    def _metadata(self, found: Found, index: int) -> Mapping[str, str]:
-        path = _part(self._folder, index, found.processes) / str(found.step)
-        with self._context:
-            metadata: Any = ocp.checkpointables_metadata(str(path.resolve()))
-        return metadata.custom_metadata or {}
+    def _load(self, found: Found, index: int, piece: str, like: Any) -> Any:
+        with self._open(found, index) as (file, facts):
 
-    def _load(self, found: Found, index: int, name: str, like: Any) -> Any:
-        path = _part(self._folder, index, found.processes) / str(found.step)
-        with self._context:
-            pieces = ocp.load_checkpointables(str(path.resolve()), {name: _blank(like)})
-        return jax.tree.map(_to_device, pieces[name], like)
+            def load(path: Any, like: jax.Array) -> jax.Array:
+                name, blank = _name(piece, path), jax.eval_shape(_data, like)
+                if facts["leaves"].get(name) != _kind(blank):
+                    raise ValueError(f"{name} is {facts['leaves'].get(name)} in it")
+                array = file.get_tensor(name).view(blank.dtype).reshape(blank.shape)
+                return _to_device(array, like)
 
+            return jax.tree.map_with_path(load, like)
 
-def _to_host(tree: Any) -> Any:
-    """As arrays of numpy, which belong to one process; keys as their data."""
-    return jax.tree.map(lambda x: np.asarray(_data(x)), tree)
-
-
-def _blank(like: Any) -> Any:
-    """What `_to_host` would give, unfilled."""
-    shapes = jax.eval_shape(lambda: jax.tree.map(_data, like))
-    return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
-
-
-def _to_device(x: np.ndarray, like: jax.Array) -> jax.Array:
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(like))
-        return jax.device_put(key, like.sharding)
-    return jax.device_put(x, like.sharding)
-
-
-def _data(x: jax.Array) -> jax.Array:
-    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(x) if is_key else x
+    @contextmanager
+    def _open(self, found: Found, index: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+        path = _file(_part(self._folder, index, found.processes), found.step)
+        with safetensors.safe_open(path, framework="numpy") as file:
+            yield file, json.loads(file.metadata()["facts"])
 
 
 def _part(folder: Path, index: int, count: int) -> Path:
     return folder / f"{index}of{count}"
 
 
-def _checksum(path: Path) -> Path:
-    """Where the checksum of a checkpoint is, without which it does not count."""
-    return path.with_name(f"{path.name}.sha256")
+def _file(part: Path, step: int) -> Path:
+    return part / f"{step}.safetensors"
 
 
 def _steps(part: Path) -> list[int]:
     """Of the checkpoints in a part, the oldest first."""
-    return sorted(int(path.stem) for path in part.glob("*.sha256"))
+    return sorted(int(path.stem) for path in part.glob("*.safetensors"))
 
 
 def _describe(in_flight: Mapping[int, Prepared]) -> dict[str, Any]:
@@ -245,10 +207,56 @@ def _describe(in_flight: Mapping[int, Prepared]) -> dict[str, Any]:
     }
 
 
-def _digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of all files of a checkpoint."""
+def _write(path: Path, pieces: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Whole or not at all, even if the machine loses power."""
+    arrays = {
+        _name(piece, leaf_path): np.asarray(_data(leaf))
+        for piece, tree in pieces.items()
+        for leaf_path, leaf in jax.tree.leaves_with_path(tree)
+    }
+    # As bytes: the format does not know every type of number.
+    stored = {k: np.frombuffer(x.tobytes(), np.uint8) for k, x in arrays.items()}
+    facts |= {
+        "leaves": {name: _kind(array) for name, array in arrays.items()},
+        "sha256": _digest(stored),
+    }
+    content = safetensors.numpy.save(stored, {"facts": json.dumps(facts)})
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _name(piece: str, path: Any) -> str:
+    return piece + "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _kind(array: Any) -> list[Any]:
+    return [array.dtype.name, list(array.shape)]
+
+
+def _digest(stored: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the names and contents of all arrays."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(str(path.relative_to(folder)).encode())
-        digest.update(path.read_bytes())
+    for name in sorted(stored):
+        digest.update(name.encode())
+        digest.update(stored[name].tobytes())
     return digest.hexdigest()
+
+
+def _is_key(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _data(x: jax.Array) -> jax.Array:
+    """The array itself; of random keys their data."""
+    return jax.random.key_data(x) if _is_key(x) else x
+
+
+def _to_device(x: np.ndarray, like: jax.Array) -> jax.Array:
+    array = jnp.asarray(x)
+    if _is_key(like):
+        array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
+    return jax.device_put(array, like.sharding)

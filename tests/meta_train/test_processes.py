@@ -101,7 +101,7 @@ def test_a_killed_process_ends_the_run_and_another_number_of_them_goes_on(
     workers = _start(tmp_path, config, "killed", 2)
     state = tmp_path / "killed" / "checkpoints" / "0of2"
     deadline = time.monotonic() + 200
-    while not list(state.glob("*.sha256")):
+    while not list(state.glob("*.safetensors")):
         assert time.monotonic() < deadline and workers[0].poll() is None
         time.sleep(0.05)
     workers[victim].send_signal(signal.SIGKILL)
@@ -113,7 +113,7 @@ def test_a_killed_process_ends_the_run_and_another_number_of_them_goes_on(
     if victim == 1:  # without process 0 jax itself ends the others
         assert "cannot reach the others" in output and "--resume" in output, output
     workers[victim].communicate()
-    at = max(int(path.stem) for path in state.glob("*.sha256"))
+    at = max(int(path.stem) for path in state.glob("*.safetensors"))
     assert len(set(_finish(_start(tmp_path, config, "killed", 3)))) == 1
     _finish(_start(tmp_path, config, "quiet", 1))
     assert 0 < at < 600
