@@ -156,17 +156,13 @@ class Engine:
 
     @property
     def lanes(self) -> dict[int, Lanes]:
-        """The lanes of this process's groups by slot, of those that are not over yet."""
-        return {slot: self._running[slot].lanes for slot in self.in_flight}
+        """The lanes of this process's groups by slot."""
+        return {slot: running.lanes for slot, running in self._running.items()}
 
     @property
     def in_flight(self) -> dict[int, Prepared]:
-        """This process's groups by slot, of those that are not over yet."""
-        return {
-            slot: running.prepared
-            for slot, running in self._running.items()
-            if running.prepared.group == self._groups.at(slot, self._step)
-        }
+        """This process's groups by slot; some may end with the step just done."""
+        return {slot: running.prepared for slot, running in self._running.items()}
 
     def _replace_groups(self) -> tuple[float, int]:
         waited, replaced = 0.0, 0

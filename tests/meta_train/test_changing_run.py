@@ -6,18 +6,23 @@ import weakref
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from meta_systems import Linear
 
 from meta_train import (
+    PES,
     CheckpointError,
     Horizons,
     TaskMix,
     TrainConfig,
+    Truncation,
     preparation,
     run,
     stop_signals,
 )
+from meta_train.truncation import Episodes
 
 _FEW_STRUCTURES = "&output=identity&noise=none"
 CONFIG = TrainConfig(
@@ -79,6 +84,42 @@ def test_groups_are_replaced_and_theta_learns_from_all(unbroken):
         for step in range(14)
     }
     assert len(problems) >= 3
+
+
+def test_lanes_begin_with_their_group_and_never_again(unbroken):
+    resets = run.read_metrics(unbroken)["resets"]
+    replaced = run.read_metrics(unbroken, "timing.jsonl")["replaced"]
+    assert resets[0] == 1
+    np.testing.assert_allclose(resets[1:], replaced[1:] / 2)
+
+
+def test_lanes_begin_anew_where_they_must():
+    episodes = Episodes(2, np.int32(5), np.int32(5), stagger=False)
+    estimator = PES(Linear(), episodes, num_pairs=4)
+    theta, key = jnp.float32(0.5), jax.random.key(0)
+    lanes = estimator.init(theta, key)
+    window, resets = jax.jit(preparation.window), []
+    for step, restart in enumerate([False, False, True, False]):
+        view = preparation.View(theta, key, jnp.int32(step), jnp.bool(restart))
+        contribution, lanes = window(estimator, view, lanes, np.int32(0))
+        resets.append(float(contribution.metrics["resets"]))
+    assert resets == [1, 0, 1, 0]
+    assert np.all(lanes.window == 2)
+
+
+def test_one_program_serves_every_horizon_and_truncation_draws_the_same():
+    window, system = jax.jit(PES.estimate), Linear()
+    theta, key = jnp.float32(0.5), jax.random.key(0)
+    for low, high in ((5, 5), (2, 9)):
+        episodes = Episodes(2, np.int32(low), np.int32(high))
+        estimator = PES(system, episodes, num_pairs=4)
+        truncation = Truncation.log_uniform(2 * low, 2 * high, 2)
+        fixed = dataclasses.replace(estimator, truncation=truncation)
+        blank = estimator.init(theta, key)
+        _, lanes = window(estimator, theta, blank, key)
+        _, same = jax.jit(fixed.estimate)(theta, blank, key)
+        np.testing.assert_array_equal(lanes.num_windows, same.num_windows)
+    assert window._cache_size() == 1
 
 
 def test_a_run_stopped_again_and_again_ends_as_if_it_had_not_been(unbroken, tmp_path):
