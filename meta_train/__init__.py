@@ -15,6 +15,7 @@ Importing this package registers the family `lopt_pes` with `tasksets`.
 from meta_train import evaluate, learned_optimizer_task, objectives, outer
 from meta_train.checkpoint import CheckpointError
 from meta_train.config import TrainConfig
+from meta_train.curriculum import Horizons, TaskMix
 from meta_train.estimators import (
     BPTT,
     DODGE,
@@ -33,6 +34,7 @@ from meta_train.estimators import (
 )
 from meta_train.inner_training import InnerTraining
 from meta_train.run import Result, read_metrics, train
+from meta_train.safety import Safety
 from meta_train.system import Episodic, System
 from meta_train.truncation import Truncation
 
@@ -50,11 +52,14 @@ __all__ = [
     "Estimate",
     "Estimator",
     "FullES",
+    "Horizons",
     "InnerTraining",
     "PESAnalytic",
     "PESAnalyticPair",
     "Result",
+    "Safety",
     "System",
+    "TaskMix",
     "TrainConfig",
     "TruncatedES",
     "Truncation",

@@ -33,13 +33,35 @@ class Train:
     """Go on with the run in the folder."""
     time_budget: str = ""
     """Stop cleanly, with a checkpoint, after this long: 90s, 9m, 1.5h."""
+    distributed: bool = False
+    """Join the other processes of a job of SLURM, Kubernetes, MPI or a TPU pod."""
+    coordinator: str = ""
+    """Join the processes that are told this address of the first one, host:port."""
+    num_processes: int | None = None
+    """How many processes those are."""
+    process_id: int | None = None
+    """Which of them this one is, from 0."""
 
     def __call__(self) -> None:
-        from meta_train import display
+        from meta_train import display, processes, run
 
-        result = display.train(
-            self.config, self.folder, self.resume, _budget(self.time_budget)
-        )
+        if self.distributed or self.coordinator:
+            processes.connect(
+                self.coordinator or None, self.num_processes, self.process_id
+            )
+        budget = _budget(self.time_budget)
+        try:
+            if processes.is_first():
+                result = display.train(self.config, self.folder, self.resume, budget)
+            else:
+                run.train(
+                    self.config, self.folder, resume=self.resume, time_budget=budget
+                )
+                return
+        except processes.ProcessLostError as error:
+            console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+            sys.stdout.flush()
+            os._exit(1)  # jax would wait for the processes that are gone
         display.plot_run(self.folder)
         if not result.finished:
             console.print(f"Stopped ({result.reason}); go on with --resume.")
@@ -342,7 +364,8 @@ def main(arguments: list[str] | None = None) -> None:
         ),
     )
     use_all_cores()
-    use_compilation_cache(os.path.join(_cache_home(), "learned-opt", "jax"))
+    if not isinstance(command, Train):  # whose programs are kept in its run folder
+        use_compilation_cache(os.path.join(_cache_home(), "learned-opt", "jax"))
     try:
         command()
     except (LookupError, ValueError, OSError, ImportError) as error:

@@ -5,24 +5,30 @@ resumed run is checked against.
 """
 
 import dataclasses
-import itertools
 import json
 import shlex
+import typing
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import learned_opt
 import pretrained
-import tasksets
 from learned_opt import LearnedOptimizer
-from meta_train.devices import lane_mesh, replicate
+from meta_train.curriculum import Horizons, TaskMix
 from meta_train.estimators import NRES, PES, EvolutionStrategy, FullES, TruncatedES
+from meta_train.groups import ChangingGroups, Groups, StandingGroups
 from meta_train.inner_training import InnerTraining
-from meta_train.truncation import Truncation
-from tasksets.names import parse
+from meta_train.safety import Safety
+from meta_train.truncation import Episodes
+from tasksets import Task
+
+T = TypeVar("T")
 
 ESTIMATORS: dict[str, type[EvolutionStrategy]] = {
     "pes": PES,
@@ -38,29 +44,27 @@ class TrainConfig:
 
     optimizer: str = "scale_free"
     """What to meta-train: a name that `learned-opt optimizers` lists."""
-    suite: str = "small_mlp"
-    """Suite of tasks to train on (its training names only)."""
-    task_options: tuple[str, ...] = ()
-    """Fields to fix in the tasks, e.g. 'dataset=iris&hidden=32'; tasks take turns."""
-    num_tasks: int = 256
-    """Tasks drawn from the suite; those of equal structure share a program."""
     init_from: str = ""
     """Pretrained name or folder to start theta from; empty starts afresh."""
+
+    mix: TaskMix = TaskMix()
+    horizons: Horizons = Horizons()
+    num_tasks: int = 256
+    """Tasks drawn once, in groups that stay; those of equal structure share a group."""
+    groups_in_flight: int | None = None
+    """Draw groups one after the other instead, so many at a time, without an end."""
+    tasks_per_group: int = 16
+    """Tasks in each of those; all have one structure."""
 
     estimator: Literal["pes", "nres", "truncated_es", "full_es"] = "pes"
     num_pairs: int = 32
     """Antithetic pairs over all groups; divided over groups and devices."""
     lane_batch: int | None = None
     """Pairs a device runs at once; 2 to 4 suit the larger optimizers on a CPU."""
-    window: int = 100
-    """Inner steps per estimate, the truncation length K."""
-    min_horizon: int = 100
-    max_horizon: int = 1600
-    """Episode lengths in inner steps, log-uniform, whole windows."""
     sigma: float = 0.03
     """Standard deviation of the perturbations of theta."""
     loss_cap: float = 2.0
-    """Outer losses above this many initial losses count as this much."""
+    """Outer losses count at most this much; 1 is a task's initial loss, 0 its best."""
     train_weight: float = 0.0
     """Share of the training loss in the outer loss, 0 to 1."""
 
@@ -71,15 +75,18 @@ class TrainConfig:
     """Peak rate of Adam; decays by a cosine to 5 % over outer_steps."""
     clip: float = 0.1
     """Elementwise bound on the meta-gradient."""
+    safety: Safety = Safety()
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _ = self.truncation  # a wrong horizon must fail here, by name
         if not 0 <= self.train_weight <= 1:
             raise ValueError(
                 f"train_weight must be in [0, 1], got {self.train_weight}."
             )
-        for name in ("num_tasks", "num_pairs", "outer_steps"):
+        counts = ["num_tasks", "tasks_per_group", "num_pairs", "outer_steps"]
+        if self.groups_in_flight is not None:
+            counts.append("groups_in_flight")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}."
@@ -87,11 +94,6 @@ class TrainConfig:
         for name in ("sigma", "loss_cap", "outer_learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-
-    @property
-    def truncation(self) -> Truncation:
-        """Episode lengths; raises ValueError for horizons that are not whole windows."""
-        return Truncation.log_uniform(self.min_horizon, self.max_horizon, self.window)
 
     def learned_optimizer(self) -> LearnedOptimizer:
         """The optimizer in training."""
@@ -104,32 +106,46 @@ class TrainConfig:
         key = jax.random.fold_in(jax.random.key(self.seed), 1)
         return jax.jit(self.learned_optimizer().init)(key)
 
-    def estimators(self) -> tuple[EvolutionStrategy, ...]:
-        """One estimator per group of tasks of equal structure."""
-        tasks = tasksets.sample(self.num_tasks, suite=self.suite, seed=self.seed)
-        if self.task_options:
-            pairs_of = zip(tasks, itertools.cycle(self.task_options), strict=False)
-            tasks = [_with_options(task.name, options) for task, options in pairs_of]
-        groups = tasksets.group_by_structure(tasks)
-        mesh = lane_mesh()
+    def groups(self) -> Groups:
+        """Which groups of tasks run when."""
+        if self.groups_in_flight is None:
+            return StandingGroups(self.mix, self.horizons, self.num_tasks, self.seed)
+        return ChangingGroups(
+            self.mix,
+            self.horizons,
+            self.groups_in_flight,
+            self.tasks_per_group,
+            self.seed,
+            whole_episodes=ESTIMATORS[self.estimator].whole_episodes,
+        )
+
+    def estimator_of(
+        self, tasks: Sequence[Task], slots: int, mesh: Mesh | None
+    ) -> EvolutionStrategy:
+        """The estimator of a group.
+
+        Args:
+          tasks: of equal structure.
+          slots: groups in flight, which share the pairs.
+          mesh: over which lanes are spread; None for one device.
+        """
         devices = mesh.size if mesh else 1
-        pairs = max(1, self.num_pairs // (len(groups) * devices)) * devices
-        optimizer = self.learned_optimizer()
-        systems = [
-            InnerTraining.over(group, optimizer, train_weight=self.train_weight)
-            for group in groups
-        ]
-        return tuple(
-            ESTIMATORS[self.estimator](
-                replicate(system, mesh),
-                self.truncation,
-                num_pairs=pairs,
-                sigma=self.sigma,
-                loss_cap=self.loss_cap,
-                lane_batch=self.lane_batch,
-                mesh=mesh,
-            )
-            for system in systems
+        low, high = map(np.int32, self.horizons.windows(0))
+        # Groups that end together with their episodes are out of step by themselves.
+        episodes = Episodes(
+            self.horizons.window, low, high, stagger=self.groups_in_flight is None
+        )
+        system = InnerTraining.over(
+            tasks, self.learned_optimizer(), train_weight=self.train_weight
+        )
+        return ESTIMATORS[self.estimator](
+            system,
+            episodes,
+            num_pairs=max(1, self.num_pairs // (slots * devices)) * devices,
+            sigma=self.sigma,
+            loss_cap=self.loss_cap,
+            lane_batch=self.lane_batch,
+            mesh=mesh,
         )
 
     def outer(self) -> optax.GradientTransformationExtraArgs:
@@ -144,16 +160,19 @@ class TrainConfig:
     def command(self) -> str:
         """The command line of a run with this config."""
         words = ["learned-opt", "train"]
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
+        for name, (value, default) in _flat(self, TrainConfig()).items():
+            if value != default:
                 values = value if isinstance(value, tuple) else (value,)
-                words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+                words += [f"--{name.replace('_', '-')}", *map(str, values)]
         return shlex.join(words)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        path.write_text(self.text() + "\n")
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def load(cls, path: Path) -> "TrainConfig":
@@ -162,21 +181,44 @@ class TrainConfig:
 
     @classmethod
     def parse(cls, text: str) -> "TrainConfig":
-        """The config of a JSON object, such as `save` writes."""
-        fields: dict[str, Any] = json.loads(text)
-        fields["task_options"] = tuple(fields["task_options"])
-        return cls(**fields)
+        """The config of a JSON object, such as `text` gives.
+
+        Raises:
+          ValueError: it has a field that there is not, or lacks one; names it.
+        """
+        return _from_json(cls, json.loads(text))
 
     def differences(self, other: "TrainConfig") -> list[str]:
         """Fields in which two configs differ, as 'name: mine, not theirs'."""
-        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         return [
-            f"{k}: {mine[k]!r}, not {theirs[k]!r}" for k in mine if mine[k] != theirs[k]
+            f"{name}: {mine!r}, not {theirs!r}"
+            for name, (mine, theirs) in _flat(self, other).items()
+            if mine != theirs
         ]
 
 
-def _with_options(name: str, options: str) -> tasksets.Task:
-    """The task of a name with other fields; a data set replaces that of the name."""
-    replaces = any(field.startswith("dataset=") for field in options.split("&"))
-    name = parse(name).root if replaces else name
-    return tasksets.get(f"{name}?{options}")
+def _flat(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+    """The fields of two configs side by side, those of configs within among them."""
+    fields: dict[str, tuple[Any, Any]] = {}
+    for field in dataclasses.fields(config):
+        mine, theirs = getattr(config, field.name), getattr(other, field.name)
+        if dataclasses.is_dataclass(mine):
+            fields |= _flat(mine, theirs)
+        else:
+            fields[field.name] = (mine, theirs)
+    return fields
+
+
+def _from_json(kind: type[T], values: dict[str, Any]) -> T:
+    hints = typing.get_type_hints(kind)
+    odd = sorted(values.keys() ^ hints.keys())
+    if odd:
+        raise ValueError(
+            f"the fields of a {kind.__name__} do not include, or lack: {odd}"
+        )
+    read: dict[str, Any] = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = _from_json(hints[name], value)
+        read[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**read)

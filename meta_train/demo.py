@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import tasksets
 from meta_train import evaluate
 from meta_train.config import TrainConfig
+from meta_train.curriculum import TaskMix
 from meta_train.evaluate import Comparison, Contender, Entry, Settings
 from tasksets.task import SplitName
 
@@ -40,8 +41,9 @@ def config(optimizer: str = "scale_free", seed: int = 0) -> TrainConfig:
     """What the demonstration trains."""
     train = TrainConfig(
         optimizer=optimizer,
-        suite="small_mlp",
-        task_options=(*(_RELU, _TANH) * 3, _RELU + _SCARCE, _TANH + _SCARCE),
+        mix=TaskMix(
+            task_options=(*(_RELU, _TANH) * 3, _RELU + _SCARCE, _TANH + _SCARCE)
+        ),
         train_weight=0.2,
         outer_steps=750,
         seed=seed,

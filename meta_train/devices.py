@@ -5,9 +5,13 @@ the loops here are too short to be worth dividing.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
@@ -27,9 +31,23 @@ def use_compilation_cache(folder: str) -> None:
     """
     if _setting("jax_compilation_cache_dir") is not None:
         return
+    compilation_cache.reset_cache()  # jax asks once whether there is a folder
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@contextmanager
+def compilation_cache_in(folder: Path) -> Iterator[None]:
+    """Within, compiled programs are kept in a folder, unless one was already chosen."""
+    chosen = _setting("jax_compilation_cache_dir")
+    use_compilation_cache(str(folder))
+    try:
+        yield
+    finally:
+        if chosen is None:
+            compilation_cache.reset_cache()
+            jax.config.update("jax_compilation_cache_dir", None)
 
 
 def compiler_options() -> dict[str, int] | None:
@@ -51,11 +69,16 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def lane_mesh() -> Mesh | None:
-    """A one-dimensional mesh over all devices with the axis "lanes"; None for one."""
-    devices = jax.devices()
+    """A one-dimensional mesh over this process's devices with the axis "lanes".
+
+    None where there is just one.
+    """
+    devices = jax.local_devices()
     if len(devices) == 1:
         return None
-    return jax.make_mesh((len(devices),), ("lanes",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh(
+        (len(devices),), ("lanes",), axis_types=(AxisType.Auto,), devices=devices
+    )
 
 
 def _setting(name: str) -> Any:

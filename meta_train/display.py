@@ -33,7 +33,8 @@ def train(
     size = sum(x.size for x in jax.tree.leaves(theta))
     console.print(
         f"Meta-training [bold]{config.optimizer}[/] ({size:,} meta-parameters) with "
-        f"{config.estimator} on {config.suite}, {len(jax.devices())} devices, in {folder}"
+        f"{config.estimator} on {', '.join(config.mix.suites)}, {len(jax.devices())} "
+        f"devices, in {folder}"
     )
     started = time.monotonic()
     with _progress(
@@ -44,16 +45,13 @@ def train(
 
         def show(progress: run.Progress) -> None:
             nonlocal smooth
-            smooth = (
-                progress.loss
-                if smooth is None
-                else 0.98 * smooth + 0.02 * progress.loss
-            )
+            loss = progress.metrics["loss"]
+            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
             bar.update(
                 line,
                 completed=progress.step,
                 description="training",
-                rate=progress.inner_steps_per_second,
+                rate=progress.timing.inner_steps_per_second,
                 loss=f"{smooth:.4f}",
             )
 
@@ -71,7 +69,8 @@ def train(
         f"{result.outer_steps} outer steps, {result.reason}, "
         f"{time.monotonic() - started:.0f} s; "
         f"{contained} steps had capped losses, "
-        f"{int(metrics['skipped'][-1]) if metrics else 0} updates were skipped."
+        f"{int(metrics['skipped'][-1]) if metrics else 0} updates were skipped, theta was "
+        f"rolled back {int(metrics['rollbacks'][-1]) if metrics else 0} times."
     )
     return result
 

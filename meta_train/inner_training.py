@@ -60,7 +60,8 @@ class InnerTraining:
       optimizer: the optimizer whose theta is trained.
       train_weight: weight in [0, 1] of the training loss (at the parameters before the
         step) in the outer loss; the rest goes to the loss on the outer validation split
-        (after the step). Both are in units of the task's initial loss.
+        (after the step). The outer loss is 1 at the task's initial loss and 0 at its
+        best known one, so that tasks of all kinds count alike.
       valid_every: the optimizer is shown a validation loss every so many steps (Metz et
         al. 2020, arXiv 2009.11243, section 3: every 10).
     """
@@ -148,7 +149,8 @@ class InnerTraining:
         if self.train_weight < 1:  # spares the forward pass otherwise
             after = loss_on("outer_valid", self._unravel(new_params), x.outer_valid)
             loss = loss + (1 - self.train_weight) * after
-        return new, loss / task.numbers.initial_loss
+        best, initial = task.numbers.best_loss, task.numbers.initial_loss
+        return new, (loss - best) / (initial - best)
 
     def _lane(self, lane: Int[Array, ""]) -> Task:
         return self.task.lane(lane) if self.task.stacked else self.task

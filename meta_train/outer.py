@@ -7,6 +7,10 @@ The gradient is clipped elementwise, without which meta-training of learned opti
 does not get going (Metz et al. 2020, arXiv 2009.11243, section 4: +-0.1). The outer
 optimizer is any optax transform, a learned one included: it is shown the meta-loss as
 both its training and its validation loss (as there, appendix on self-training).
+
+`make_step` is the whole step as one program, for estimators that stay. Its two halves,
+`contribution` of each group and `update_function` for all, compile apart where groups come
+and go.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +19,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from meta_train import safety as safe
 from meta_train.devices import compiler_options, replicate
-from meta_train.estimators import Estimator
+from meta_train.estimators import Estimate, Estimator
+from meta_train.safety import Safety
 from meta_train.system import Theta
 
 Metrics = dict[str, Array]
@@ -29,12 +36,13 @@ class OuterState(NamedTuple):
 
     Attributes:
       step: outer steps done.
-      skipped: outer steps whose gradient was not finite and therefore not applied.
+      skipped: outer steps whose gradient was not applied: not finite, or an outlier.
       theta: the meta-parameters.
       average: running average of theta (Polyak & Juditsky 1992), less noisy than theta.
       outer: state of the outer optimizer.
       lanes: the estimators' states, one per group.
       key: the run's root key; step ``n`` draws from ``fold_in(key, n)``.
+      safety: what outliers and collapses are told by; empty where nothing is watched.
     """
 
     step: Int[Array, ""]
@@ -44,6 +52,23 @@ class OuterState(NamedTuple):
     outer: Any
     lanes: tuple[Any, ...]
     key: PRNGKeyArray
+    safety: Any = ()
+
+
+class Contribution(NamedTuple):
+    """What groups contribute to an outer step; contributions add up.
+
+    Attributes:
+      grad: sum of their gradients, like theta.
+      metrics: sums of their metrics.
+      groups: how many there are.
+      lost: how many more had an estimate that was not finite, and contribute nothing.
+    """
+
+    grad: Theta
+    metrics: Metrics
+    groups: Float[Array, ""]
+    lost: Float[Array, ""]
 
 
 def start(
@@ -59,13 +84,33 @@ def start(
         estimator.init(theta, lane_key)
         for estimator, lane_key in zip(estimators, keys, strict=True)
     )
-    zero = jnp.zeros((), jnp.int32)
-    state = OuterState(zero, zero, theta, theta, optimizer.init(theta), (), step_key)
+    mesh = getattr(estimators[0], "mesh", None)
+    return start_without_lanes(theta, optimizer, step_key, mesh)._replace(lanes=lanes)
+
+
+def start_without_lanes(
+    theta: Theta,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    mesh: Mesh | None,
+    safety: Safety | None = None,
+) -> OuterState:
+    """The state before the first outer step where somebody else keeps the lanes.
+
+    Args:
+      theta: where to start.
+      optimizer: the outer optimizer.
+      key: all chance of the outer steps.
+      mesh: over which everything is replicated; None for one device.
+      safety: as for `update_function`.
+    """
+    zero, outer = jnp.zeros((), jnp.int32), optimizer.init(theta)
+    watched = () if safety is None else safe.start((theta, theta, outer))
+    state = OuterState(zero, zero, theta, theta, outer, (), key, watched)
     # The step donates its state, and one buffer cannot be donated twice.
     state = jax.tree.map(lambda x: x.copy(), state)
     # Placed as the step will return it, otherwise its second call compiles once more.
-    mesh = getattr(estimators[0], "mesh", None)
-    return replicate(state, mesh)._replace(lanes=lanes)
+    return replicate(state, mesh)
 
 
 def make_step(
@@ -96,7 +141,7 @@ def step_function(
     average_rate: float = 0.01,
 ) -> Callable[[Sequence[Estimator], OuterState], tuple[OuterState, Metrics]]:
     """The outer step of `make_step`, not compiled: to scan over or to vmap."""
-    optimizer = optax.with_extra_args_support(optimizer)
+    update = update_function(optimizer, clip=clip, average_rate=average_rate)
 
     def step(estimators: Sequence[Estimator], state: OuterState):
         keys = jax.random.split(
@@ -111,11 +156,54 @@ def step_function(
             ),
             strict=True,
         )
-        mean = lambda *xs: sum(xs) / len(xs)
-        grad = jax.tree.map(mean, *(e.grad for e in estimates))
-        metrics = jax.tree.map(mean, *(e.metrics for e in estimates))
+        return update(state._replace(lanes=lanes), [*map(contribution, estimates)])
+
+    return step
+
+
+def contribution(estimate: Estimate) -> Contribution:
+    """What one group contributes: its estimate, or nothing where that is not finite."""
+    finite = jnp.isfinite(optax.tree.norm(estimate.grad)) & jnp.isfinite(estimate.loss)
+    keep = lambda tree: jax.tree.map(lambda x: jnp.where(finite, x, 0.0), tree)
+    one = finite.astype(jnp.float32)
+    return Contribution(keep(estimate.grad), keep(estimate.metrics), one, 1 - one)
+
+
+def update_function(
+    optimizer: optax.GradientTransformation,
+    *,
+    clip: float = 0.1,
+    average_rate: float = 0.01,
+    safety: Safety | None = None,
+) -> Callable[[OuterState, Sequence[Contribution]], tuple[OuterState, Metrics]]:
+    """The second half of an outer step: average, clip, update theta.
+
+    Args:
+      optimizer: the outer optimizer.
+      clip: bound on each entry of the meta-gradient, > 0.
+      average_rate: rate in (0, 1] at which ``average`` follows theta.
+      safety: when to skip an outlier and to roll theta back; None: never. Then only
+        updates without a finite gradient are skipped. Where it is given, the state's
+        ``safety`` must come from `safety.start`.
+
+    Returns:
+      ``update(state, contributions) -> (state, metrics)``, which leaves ``lanes`` alone.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(state: OuterState, contributions: Sequence[Contribution]):
+        total = jax.tree.map(lambda *xs: sum(xs), *contributions)
+        groups = jnp.maximum(total.groups, 1.0)
+        mean = lambda tree: jax.tree.map(lambda x: x / groups, tree)
+        grad, metrics = mean(total.grad), mean(total.metrics)
         norm = optax.tree.norm(grad)
-        finite = jnp.isfinite(norm)
+        accepted = total.groups > 0
+        watched = state.safety
+        if safety is not None:
+            # A step without any gradient has nothing to say about what is usual.
+            seen = jnp.where(accepted, norm, jnp.nan)
+            usual, watched = safe.judge(safety, watched, seen)
+            accepted &= usual
         clipped = jax.tree.map(lambda g: jnp.clip(g, -clip, clip), grad)
         updates, outer = optimizer.update(
             clipped,
@@ -124,26 +212,39 @@ def step_function(
             value=metrics["loss"],
             valid_value=metrics["loss"],
         )
+        accepted &= jnp.isfinite(optax.tree.norm(updates))
         theta = optax.apply_updates(state.theta, updates)
         keep = lambda new, old: jax.tree.map(
-            lambda n, o: jnp.where(finite, n, o), new, old
+            lambda n, o: jnp.where(accepted, n, o), new, old
         )
         theta, outer = keep(theta, state.theta), keep(outer, state.outer)
         # Early on the average is a plain mean of what there is.
         rate = jnp.maximum(average_rate, 1.0 / (state.step + 1))
         average = optax.incremental_update(theta, state.average, rate)
-        skipped = state.skipped + (1 - finite.astype(jnp.int32))
+        skipped = state.skipped + (1 - accepted.astype(jnp.int32))
         metrics |= {
             "grad_norm": norm,
             "clipped": _share(grad, lambda g: jnp.abs(g) > clip),
             "skipped": skipped,
+            "lost_groups": total.lost,
         }
-        state = OuterState(
-            state.step + 1, skipped, theta, average, outer, lanes, state.key
+        if safety is not None:
+            loss = jnp.where(total.groups > 0, metrics["loss"], jnp.nan)
+            (theta, average, outer), watched = safe.watch(
+                safety, watched, loss, (theta, average, outer)
+            )
+            metrics["rollbacks"] = watched.rollbacks
+        state = state._replace(
+            step=state.step + 1,
+            skipped=skipped,
+            theta=theta,
+            average=average,
+            outer=outer,
+            safety=watched,
         )
         return state, metrics
 
-    return step
+    return update
 
 
 def _share(tree: Any, predicate: Callable[[Array], Array]) -> Array:

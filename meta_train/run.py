@@ -5,16 +5,16 @@ folder/metrics.jsonl     one line per outer step; the same with and without a st
 folder/timing.jsonl      seconds and inner steps per second, which never are the same
 folder/tensorboard/      both, for those who have it open anyway
 folder/checkpoints/      the last few states
+folder/cache/            compiled programs
 folder/theta/            the result, loadable with `pretrained.load`
 folder/*.png             plots
 """
 
 import dataclasses
-import json
-import signal
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,18 @@ import jax
 import numpy as np
 
 import pretrained
-from meta_train import outer
+from meta_train import outer, stop_signals
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
-from meta_train.estimators import EvolutionStrategy
-from meta_train.outer import OuterState
+from meta_train.devices import compilation_cache_in, lane_mesh
+from meta_train.engine import Engine, Step
+from meta_train.preparation import Preparation, View
+from meta_train.processes import Processes, ProcessLostError
+from meta_train.run_log import RunLog, Timing
+from meta_train.run_log import read_metrics as read_metrics
 
 CHECKPOINT_SECONDS = 15.0
+_SPARE_PROGRAMS = 8  # kept beyond those in flight and those to come
 _LAST_WORDS_SECONDS = 5.0  # kept back from a time budget for the final checkpoint
 
 
@@ -57,10 +62,8 @@ class Progress:
 
     step: int
     outer_steps: int
-    loss: float
-    inner_steps_per_second: float
-    seconds: float
     metrics: dict[str, float]
+    timing: Timing
 
 
 def train(
@@ -88,51 +91,59 @@ def train(
       FileExistsError: the folder holds a run and ``resume`` is False.
       ValueError: the folder holds a run of another config; names the fields.
       CheckpointError: there are checkpoints, but none is usable.
+      LookupError: an unknown suite, or tasks whose data are not on this machine.
+      ProcessLostError: another process of the run is gone; start all of them again, as
+        many as there are now, with ``resume``.
+
+    Where `processes.connect` brought several processes together, all of them call this
+    with the same arguments and a folder that all can see; the first one writes the logs
+    and calls ``on_progress``.
     """
-    started = time.monotonic()
-    deadline = None if time_budget is None else started + time_budget
-    _claim(config, folder, resume)
-    estimators = config.estimators()
-    optimizer = config.outer()
-    key = jax.random.key(config.seed)
-    state = outer.start(estimators, config.initial_theta(), optimizer, key)
-    checkpoints = Checkpoints(folder / "checkpoints", config, warn)
-    if resume:
-        state = checkpoints.restore(state) or state
-    log = _Log(folder, keep_steps=int(state.step))
-    step = outer.make_step(optimizer, clip=config.clip)
-    with _stop_signals() as stopped:
-        state, reason = _loop(
-            config,
-            step,
-            estimators,
-            state,
-            checkpoints,
-            log,
-            deadline,
-            stopped,
-            on_progress,
-        )
-    checkpoints.save(state)
-    checkpoints.close()
-    log.close()
-    result = Result(
-        state.average, int(state.step), reason == "finished", reason, folder
-    )
-    save_theta(config, result)
+    deadline = None if time_budget is None else time.monotonic() + time_budget
+    processes = Processes()
+    first = processes.index == 0
+    if first:
+        _claim(config, folder, resume)
+    with (
+        compilation_cache_in(folder / "cache"),
+        stop_signals.watch() as stopped,
+        _engine(config, folder, resume, processes, warn) as (engine, checkpoints),
+        RunLog(folder, keep_steps=int(engine.state.step))
+        if first
+        else nullcontext() as log,
+    ):
+
+        def report(step: int, metrics: dict[str, float], timing: Timing) -> None:
+            if log is not None:
+                log.write(step, metrics, timing)
+                on_progress(Progress(step, config.outer_steps, metrics, timing))
+
+        with _naming_lost_processes(processes):
+            reason = _loop(config, engine, checkpoints, report, deadline, stopped)
+            checkpoints.save(engine)
+            step, average = int(engine.state.step), engine.state.average
+    result = Result(average, step, reason == "finished", reason, folder)
+    if first:
+        save_theta(config, result)
     return result
 
 
 def save_theta(config: TrainConfig, result: Result) -> Path:
     """Write the result as a pretrained folder, with a card that says how it was made."""
     path = result.folder / "theta"
-    options = " or ".join(config.task_options)
+    options = " or ".join(config.mix.task_options)
+    suites = " and ".join(config.mix.suites)
+    tasks = (
+        f"{config.num_tasks} tasks"
+        if config.groups_in_flight is None
+        else f"groups of {config.tasks_per_group} tasks, one after the other,"
+    )
     card = pretrained.Card(
         summary=f"{config.optimizer} after {result.outer_steps} outer steps.",
         trained_on=(
-            f"{config.num_tasks} tasks of the suite {config.suite}"
-            f"{' with ' + options if options else ''}, horizons "
-            f"{config.min_horizon} to {config.max_horizon}, seed {config.seed}."
+            f"{tasks} of {suites}{' with ' + options if options else ''}, horizons "
+            f"{config.horizons.min_horizon} to {config.horizons.max_horizon}, "
+            f"seed {config.seed}."
         ),
         command=config.command(),
         compute="not recorded",
@@ -145,76 +156,98 @@ def save_theta(config: TrainConfig, result: Result) -> Path:
     return path
 
 
-def read_metrics(folder: Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:
-    """The columns of a run's log, each ``[steps]``."""
-    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-    return {
-        key: np.array([row[key] for row in rows]) for key in (rows[0] if rows else {})
-    }
+@contextmanager
+def _engine(
+    config: TrainConfig,
+    folder: Path,
+    resume: bool,
+    processes: Processes,
+    warn: Callable[[str], None],
+) -> Iterator[tuple[Engine, Checkpoints]]:
+    """The engine at the step to go on from, and the checkpoints of its run."""
+    mesh = lane_mesh()
+    groups, optimizer = config.groups(), config.outer()
+    state = outer.start_without_lanes(
+        config.initial_theta(),
+        optimizer,
+        jax.random.key(config.seed),
+        mesh,
+        config.safety,
+    )
+    checkpoints = Checkpoints(folder / "checkpoints", config, processes, warn)
+    found = checkpoints.restore_state(state) if resume else None
+    if found is not None:
+        state = found[1]
+    processes.require_equal("the outer step to go on from", int(state.step))
+    preparation = Preparation(
+        groups,
+        functools.partial(config.estimator_of, slots=groups.slots, mesh=mesh),
+        View.of(state),
+        mesh,
+        kept_programs=2 * groups.slots + _SPARE_PROGRAMS,
+    )
+    update = outer.update_function(optimizer, clip=config.clip, safety=config.safety)
+    try:
+        engine = Engine(groups, preparation, update, state, processes, mesh)
+        engine.begin()
+        if found is not None:
+            engine.set_lanes(checkpoints.restore_lanes(found[0], engine))
+        yield engine, checkpoints
+    finally:
+        preparation.close()
 
 
 def _loop(
     config: TrainConfig,
-    step: Callable[..., tuple[OuterState, outer.Metrics]],
-    estimators: Sequence[EvolutionStrategy],
-    state: OuterState,
+    engine: Engine,
     checkpoints: Checkpoints,
-    log: "_Log",
+    report: Callable[[int, dict[str, float], Timing], None],
     deadline: float | None,
     stopped: list[str],
-    on_progress: Callable[[Progress], None],
-) -> tuple[OuterState, str]:
-    """Outer steps, one in flight: the metrics of step n are read while n + 1 runs.
+) -> str:
+    """Outer steps until all are done, or a signal or the deadline says so; why it ended.
 
-    More in flight would be no faster, and XLA's CPU collectives can deadlock on a queue.
+    One step is in flight: the metrics of step n are read while n + 1 runs. More would be
+    no faster, and XLA's CPU collectives can deadlock on a queue. A wish to stop or to
+    write a checkpoint travels with the sums over processes and is granted when they are
+    read, so that all processes do it after the same step.
     """
-    inner_steps = sum(_inner_steps(estimator) for estimator in estimators)
-    done, reason = int(state.step), "finished"
+    done = int(engine.state.step)
     saved_at = mark = time.monotonic()
-    pending: outer.Metrics | None = None
+    pending: Step | None = None
 
-    def report(metrics: outer.Metrics, number: int) -> None:
+    def read(step: Step, number: int) -> None:
         nonlocal mark
-        values = {name: float(x) for name, x in metrics.items()}
+        metrics = {name: float(x) for name, x in step.metrics.items()}
         now = time.monotonic()
         seconds, mark = now - mark, now
-        log.write(number, values, seconds, inner_steps / seconds)
-        on_progress(
-            Progress(
-                number,
-                config.outer_steps,
-                values["loss"],
-                inner_steps / seconds,
-                seconds,
-                values,
-            )
-        )
+        rate = step.inner_steps / seconds
+        report(number, metrics, Timing(seconds, rate, step.waited, step.replaced))
 
     while done < config.outer_steps:
-        state, metrics = step(estimators, state)
-        done += 1
-        if pending is not None:
-            report(pending, done - 1)
-        pending = metrics
         now = time.monotonic()
-        if stopped or (deadline is not None and now > deadline - _LAST_WORDS_SECONDS):
-            reason = stopped[0] if stopped else "time budget"
-            reason = "finished" if done == config.outer_steps else reason
-            break
-        if now - saved_at > CHECKPOINT_SECONDS:
-            report(pending, done)
+        late = deadline is not None and now > deadline - _LAST_WORDS_SECONDS
+        due = now - saved_at > CHECKPOINT_SECONDS
+        step = engine.step([stop_signals.arrived(stopped), late, due])
+        done += 1
+        granted = np.zeros(3)
+        if pending is not None:
+            granted = pending.wishes
+            read(pending, done - 1)
+        pending = step
+        if granted.any():
+            read(pending, done)
             pending = None
-            log.flush()
-            checkpoints.save(state)
+        if granted[:2].any() and done < config.outer_steps:
+            if granted[0]:
+                return stopped[0] if stopped else "stopped by another process"
+            return "time budget"
+        if granted[2]:
+            checkpoints.save(engine)
             saved_at = mark = time.monotonic()
     if pending is not None:
-        report(pending, done)
-    return state, reason
-
-
-def _inner_steps(estimator: EvolutionStrategy) -> int:
-    """Inner optimizer steps per estimate."""
-    return estimator.num_pairs * 2 * estimator.truncation.window
+        read(pending, done)
+    return "finished"
 
 
 def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
@@ -237,82 +270,16 @@ def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
     config.save(path)
 
 
-class _Log:
-    """Appends to metrics.jsonl and timing.jsonl, and to tensorboard if installed."""
-
-    def __init__(self, folder: Path, keep_steps: int):
-        for name in ("metrics.jsonl", "timing.jsonl"):
-            _truncate(folder / name, keep_steps)
-        self._metrics = (folder / "metrics.jsonl").open("a")
-        self._timing = (folder / "timing.jsonl").open("a")
-        self._board = None
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            return  # part of the extra "plot"
-        self._board = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=keep_steps + 1, flush_secs=30
-        )
-
-    def write(
-        self, step: int, values: dict[str, float], seconds: float, rate: float
-    ) -> None:
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        timing = {"seconds": seconds, "inner_steps_per_second": rate}
-        self._timing.write(json.dumps({"step": step, **timing}) + "\n")
-        if self._board is not None:
-            for name, value in {**values, **timing}.items():
-                self._board.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        for file in (self._metrics, self._timing):
-            file.flush()
-
-    def close(self) -> None:
-        for file in (self._metrics, self._timing, self._board):
-            if file is not None:
-                file.close()
-
-
-def _truncate(path: Path, keep_steps: int) -> None:
-    """Drop what was logged after the checkpoint: it will happen, and be logged, again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= keep_steps:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            break  # the line a kill cut short
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
-
-
 @contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """A list that receives the name of a signal that asked us to stop.
-
-    A second signal acts as if we were not here, so a hanging run can still be ended.
-    """
-    stopped: list[str] = []
-    previous = {}
-
-    def handle(number: int, frame: Any) -> None:
-        del frame
-        stopped.append(signal.Signals(number).name)
-        signal.signal(number, previous[number])
-
+def _naming_lost_processes(processes: Processes) -> Iterator[None]:
+    """Where a sum over processes fails, say what that means."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.getsignal(number)
-            signal.signal(number, handle)
-    except ValueError:
-        pass  # not in the main thread: whoever owns it handles signals
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            if signal.getsignal(number) is handle:
-                signal.signal(number, handler)
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if processes.count == 1:
+            raise
+        raise ProcessLostError(
+            f"process {processes.index} of {processes.count} cannot reach the others: one "
+            "of them was killed, or its machine is gone. Start all again, as many as you "
+            "like, with --resume."
+        ) from error

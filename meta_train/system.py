@@ -75,21 +75,35 @@ class Driven(System, Protocol):
 class AroundSystem:
     """Base of frozen dataclasses whose first field is a system.
 
-    They are pytrees: the arrays of the system are their leaves, the other fields are
-    static. A system that is no pytree travels as a static part, hashed by identity.
+    They are pytrees: the arrays of the system are their leaves, and so are those of
+    fields that are registered dataclasses themselves; all other fields are static. A
+    system that is no pytree travels as a static part, hashed by identity.
     """
 
     def __init_subclass__(cls) -> None:
         def flatten(self: Any) -> tuple[Any, Any]:
-            system, *static = (getattr(self, f.name) for f in dataclasses.fields(self))
-            if jax.tree_util.all_leaves([system]) and isinstance(system, System):
-                return (), (system, tuple(static))
-            return (system,), (None, tuple(static))
+            fields = [getattr(self, f.name) for f in dataclasses.fields(self)]
+            is_leaf = [jax.tree_util.all_leaves([field]) for field in fields]
+            opaque = is_leaf[0] and isinstance(fields[0], System)
+            within = (
+                not opaque,
+                *(
+                    dataclasses.is_dataclass(field) and not leaf
+                    for field, leaf in zip(fields[1:], is_leaf[1:], strict=True)
+                ),
+            )
+            children = [x for x, traced in zip(fields, within, strict=True) if traced]
+            static = tuple(
+                None if traced else x for x, traced in zip(fields, within, strict=True)
+            )
+            return children, (within, static)
 
         def unflatten(aux: Any, children: Any) -> Any:
-            opaque, static = aux
-            (system,) = children or (opaque,)
-            return cls(system, *static)  # type: ignore[call-arg]
+            left = iter(children)
+            fields = (
+                next(left) if traced else x for traced, x in zip(*aux, strict=True)
+            )
+            return cls(*fields)  # type: ignore[call-arg]
 
         jax.tree_util.register_pytree_node(cls, flatten, unflatten)
 

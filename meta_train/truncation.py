@@ -6,10 +6,11 @@ to exactly one episode and the cost of a reset is paid once a window.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +70,60 @@ class Truncation:
 
     def draw(self, key: PRNGKeyArray) -> Int[Array, ""]:
         """Length of a new episode, in windows."""
-        low, high = self.min_horizon // self.window, self.max_windows
-        # Each whole number n gets the log-uniform mass of [n, n + 1).
-        log_length = jax.random.uniform(
-            key, (), minval=jnp.log(low), maxval=jnp.log(high + 1)
-        )
-        return jnp.clip(jnp.exp(log_length).astype(jnp.int32), low, high)
+        return _log_uniform(key, self.min_horizon // self.window, self.max_windows)
 
     def first_cut(
         self, key: PRNGKeyArray, num_windows: Int[Array, ""]
     ) -> Int[Array, ""]:
         """After how many windows a lane's very first episode is reset."""
-        if not self.stagger:
-            return num_windows
-        return 1 + (jax.random.uniform(key) * num_windows).astype(jnp.int32)
+        return _uniform(key, num_windows) if self.stagger else num_windows
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("min_windows", "max_windows"),
+    meta_fields=("window", "stagger"),
+)
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """A `Truncation` whose bounds are arrays, for estimators that draw from it.
+
+    They are arguments of a compiled program, so one program serves every horizon, and
+    horizons may change from one window to the next.
+
+    Attributes:
+      window: steps per window, K >= 1.
+      min_windows: shortest episode, in windows, at least 1.
+      max_windows: longest episode, in windows, at least ``min_windows``.
+      stagger: see `Truncation`.
+    """
+
+    window: int
+    min_windows: Int[ArrayLike, ""]
+    max_windows: Int[ArrayLike, ""]
+    stagger: bool = True
+
+    def draw(self, key: PRNGKeyArray) -> Int[Array, ""]:
+        """Length of a new episode, in windows."""
+        return _log_uniform(key, self.min_windows, self.max_windows)
+
+    def first_cut(
+        self, key: PRNGKeyArray, num_windows: Int[Array, ""]
+    ) -> Int[Array, ""]:
+        """After how many windows a lane's very first episode is reset."""
+        return _uniform(key, num_windows) if self.stagger else num_windows
+
+
+def _log_uniform(
+    key: PRNGKeyArray, low: Int[ArrayLike, ""], high: Int[ArrayLike, ""]
+) -> Int[Array, ""]:
+    """Each whole number n from low to high gets the log-uniform mass of [n, n + 1)."""
+    log_length = jax.random.uniform(
+        key, (), minval=jnp.log(low), maxval=jnp.log(high + 1)
+    )
+    return jnp.clip(jnp.exp(log_length).astype(jnp.int32), low, high)
+
+
+def _uniform(key: PRNGKeyArray, most: Int[Array, ""]) -> Int[Array, ""]:
+    """A whole number from 1 to ``most``."""
+    return 1 + (jax.random.uniform(key) * most).astype(jnp.int32)

@@ -16,6 +16,7 @@ from tasksets import bundled as bundled  # registers the data sets that need no 
 from tasksets import wrappers as wrappers
 from tasksets.checking import Checked as Checked
 from tasksets.checking import check as check
+from tasksets.cost import gradient_flops as gradient_flops
 from tasksets.data import DataNotFoundError as DataNotFoundError
 from tasksets.data import Dataset as Dataset
 from tasksets.data import DatasetInfo as DatasetInfo
@@ -37,6 +38,7 @@ from tasksets.registry import split_of as split_of
 from tasksets.stacking import group_by_structure as group_by_structure
 from tasksets.stacking import lane_axes as lane_axes
 from tasksets.stacking import stack as stack
+from tasksets.stacking import structure as structure
 from tasksets.suites import names as names
 from tasksets.suites import sample as sample
 from tasksets.suites import sample_names as sample_names

@@ -1,4 +1,4 @@
-"""Data sets: four disjoint splits on the device, loaded once in a process.
+"""Data sets: four disjoint splits on the device, loaded once while a task uses them.
 
 A data set comes from a loader, registered under its name, or else from what
 tensorflow-datasets has prepared on this machine; `load` sees to it that its arrays are
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from tasksets import catalogue, prepared
 from tasksets.names import UnknownNameError
 from tasksets.prepared import Prepared
+from tasksets.recent import recent
 
 
 class DataNotFoundError(LookupError):
@@ -114,7 +115,7 @@ def available() -> list[str]:
 
 
 def load(name: str, num_per_valid: int | None = None) -> Dataset:
-    """The data set on the device: loaded at the first call, the same arrays after.
+    """The data set on the device: the same arrays for all who use them at a time.
 
     Registered names come first, then what tensorflow-datasets has prepared here (see
     `prepared.py`). `num_per_valid` examples go to each validation split that is carved
@@ -142,7 +143,7 @@ def _load(name: str) -> Dataset:
         return jax.tree.map(jnp.asarray, _LOADERS[name]())
 
 
-@functools.cache
+@recent(kept=2)
 def _load_prepared(name: str, num_per_valid: int, found: Prepared) -> Dataset:
     stored, num_classes = prepared.read_images(found, catalogue.size(name))
     parts = carve(found.sizes, num_per_valid, name)

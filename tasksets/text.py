@@ -26,6 +26,7 @@ from tasksets.catalogue import Encoding, TextName, read_text_name
 from tasksets.corpora import Tokens
 from tasksets.data import Part, carve, draw_indices
 from tasksets.prepared import Prepared
+from tasksets.recent import recent
 from tasksets.task import Problem, SplitName
 
 DrawnTexts = tuple[Int[Array, "batch"], Float[Array, "batch"]]
@@ -196,7 +197,7 @@ class _Corpus(NamedTuple):
     info: TextInfo
 
 
-@functools.cache
+@recent(kept=2)
 def _load(name: TextName, found: Prepared | None, num_per_valid: int) -> TextData:
     corpus = _read(name, found)
     sizes = {split: len(part.lengths) for split, part in corpus.splits.items()}
@@ -213,7 +214,7 @@ def _load(name: TextName, found: Prepared | None, num_per_valid: int) -> TextDat
     return TextData(tokens=corpus.tokens, **splits, info=corpus.info)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=2)
 def _read(name: TextName, found: Prepared | None) -> _Corpus:
     del found  # what `name` means depends on it
     splits, vocab_size, num_classes = corpora.read(name)

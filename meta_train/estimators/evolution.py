@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from meta_train.estimators.estimator import Estimate, spread
 from meta_train.estimators.lanes import blank, choose, mean_over
 from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
-from meta_train.truncation import Truncation
+from meta_train.truncation import Episodes, Truncation
 
 
 class Lane(NamedTuple):
@@ -68,7 +68,7 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
 
     Attributes:
       system: what is unrolled.
-      truncation: episode lengths in windows.
+      truncation: episode lengths in windows; as `Episodes` they are leaves.
       num_pairs: antithetic pairs, one lane each; a multiple of the number of devices.
       sigma: standard deviation of the perturbations, > 0.
       loss_cap: losses above it, and non-finite ones, count as this much, so a diverged
@@ -82,7 +82,7 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
     """
 
     system: System
-    truncation: Truncation
+    truncation: Truncation | Episodes
     num_pairs: int
     sigma: float = 0.01
     loss_cap: float | None = None

@@ -8,7 +8,7 @@ import pytest
 from meta_systems import Linear
 
 import learned_opt
-from meta_train import PES, Truncation, outer
+from meta_train import PES, Estimate, Safety, Truncation, outer
 
 KEY = jax.random.key(0)
 ESTIMATOR = PES(Linear(), Truncation.constant(4, 2), num_pairs=8, sigma=0.1)
@@ -25,8 +25,6 @@ class _Fixed:
         return jnp.zeros(())
 
     def estimate(self, theta, state, key):
-        from meta_train.estimators import Estimate
-
         del theta, key
         return Estimate(self.grad, jnp.float32(1.0), {"loss": jnp.float32(1.0)}), state
 
@@ -115,3 +113,68 @@ def test_a_learned_optimizer_can_be_the_outer_optimizer(name):
     assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.theta))
     assert not np.array_equal(state.theta["w"], theta["w"])
+
+
+def _update(contributions, **options):
+    tx = optax.sgd(1.0)
+    state = outer.start_without_lanes(
+        jnp.zeros(2), tx, KEY, None, options.get("safety")
+    )
+    update = jax.jit(outer.update_function(tx, clip=10.0, **options))
+    for contribution in contributions:
+        state, metrics = update(state, contribution)
+    return state, metrics
+
+
+def _contribution(*grad, loss=1.0):
+    grad, loss = jnp.array(grad), jnp.float32(loss)
+    return outer.contribution(Estimate(grad, loss, {"loss": loss}))
+
+
+def test_a_group_without_a_finite_estimate_is_left_out_of_the_mean():
+    groups = [
+        _contribution(1.0, 2.0, loss=0.5),
+        _contribution(jnp.nan, 1.0),
+        _contribution(3.0, 0.0, loss=0.7),
+    ]
+    state, metrics = _update([groups])
+    np.testing.assert_allclose(state.theta, [-2.0, -1.0])
+    assert metrics["lost_groups"] == 1 and metrics["skipped"] == 0
+    np.testing.assert_allclose(metrics["loss"], 0.6)
+
+
+def test_contributions_add_up_however_they_are_split():
+    groups = [_contribution(1.0, 2.0), _contribution(3.0, 0.0), _contribution(jnp.nan)]
+    groups[2] = groups[2]._replace(grad=jnp.zeros(2))
+    apart, _ = _update([groups])
+    pair = jax.tree.map(jnp.add, groups[0], groups[2])
+    together, _ = _update([[pair, groups[1]]])
+    np.testing.assert_array_equal(apart.theta, together.theta)
+
+
+def test_an_outlier_is_skipped_and_counted():
+    usual = [[_contribution(0.1, 0.1)]] * 20
+    state, metrics = _update([*usual, [_contribution(1e5, 0.0)]], safety=Safety())
+    np.testing.assert_allclose(state.theta, [-2.0, -2.0], rtol=1e-5)
+    assert metrics["skipped"] == 1 and state.skipped == 1 and state.step == 21
+
+
+def test_after_a_collapse_theta_its_average_and_its_optimizer_are_the_old_ones():
+    good = [[_contribution(0.01, 0.0, loss=0.3)]] * 60
+    bad = [[_contribution(-0.01, 0.0, loss=2.0)]] * 60
+    before, _ = _update(good, safety=Safety())
+    state, metrics = _update(good + bad, safety=Safety())
+    assert metrics["rollbacks"] == 1
+    assert np.all(np.isfinite(state.theta))
+    best = state.safety.best
+    np.testing.assert_allclose(best[0], before.theta, atol=0.02)
+    np.testing.assert_allclose(best[1], before.average, atol=0.02)
+
+
+def test_an_outer_optimizer_that_blows_up_is_not_followed():
+    blown = optax.stateless(lambda g, p: jax.tree.map(lambda x: x / 0, g))
+    state = outer.start_without_lanes(jnp.zeros(2), blown, KEY, None)
+    update = outer.update_function(blown, clip=1.0)
+    state, metrics = jax.jit(update)(state, [_contribution(1.0, 1.0)])
+    np.testing.assert_array_equal(state.theta, [0.0, 0.0])
+    assert metrics["skipped"] == 1

@@ -15,16 +15,14 @@ import numpy as np
 import pytest
 
 import pretrained
-from meta_train import CheckpointError, TrainConfig, demo, run
+from meta_train import CheckpointError, Horizons, TaskMix, TrainConfig, demo, run
 
 CONFIG = TrainConfig(
     optimizer="adam",
-    task_options=("hidden=20-20&activation=tanh",),
+    mix=TaskMix(task_options=("hidden=20-20&activation=tanh",)),
+    horizons=Horizons(window=5, min_horizon=10, max_horizon=40),
     num_tasks=4,
     num_pairs=8,
-    window=5,
-    min_horizon=10,
-    max_horizon=40,
     outer_steps=12,
     seed=3,
 )
@@ -108,29 +106,26 @@ def test_a_run_of_another_config_is_refused_by_the_names_of_the_fields(unbroken)
         run.train(other, unbroken, resume=True)
 
 
-def _stopped_twice(folder: Path) -> list[int]:
+def _stopped_twice(folder: Path) -> list[Path]:
     """Checkpoints of two different steps; returns them, older first."""
     run.train(CONFIG, folder, on_progress=_stop_after(3))
     run.train(CONFIG, folder, resume=True, on_progress=_stop_after(7))
-    return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.is_dir())
+    paths = (folder / "checkpoints").rglob("*.safetensors")
+    return sorted(paths, key=lambda path: int(path.stem))
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     unbroken, tmp_path, damage
 ):
     older, newer = _stopped_twice(tmp_path)
-    files = [
-        p for p in (tmp_path / "checkpoints" / str(newer)).rglob("d/*") if p.is_file()
-    ]
-    victim = max(files, key=lambda p: p.stat().st_size)
-    data = victim.read_bytes()
-    if damage == "truncate":
-        victim.write_bytes(data[: len(data) // 2])
-    elif damage == "flip":
-        victim.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
-    else:
-        victim.unlink()
+    data = newer.read_bytes()
+    damaged = {
+        "truncate": data[: len(data) // 2],
+        "flip": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+        "empty": b"",
+    }
+    newer.write_bytes(damaged[damage])
     warnings = []
     resumed = run.train(CONFIG, tmp_path, resume=True, warn=warnings.append)
     assert resumed.finished
@@ -138,15 +133,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert _lines(tmp_path) == _lines(unbroken)
 
 
+def test_a_checkpoint_that_was_being_written_does_not_count(unbroken, tmp_path):
+    _, newer = _stopped_twice(tmp_path)
+    newer.rename(newer.with_suffix(".tmp"))
+    warnings = []
+    assert run.train(CONFIG, tmp_path, resume=True, warn=warnings.append).finished
+    assert _lines(tmp_path) == _lines(unbroken) and not warnings
+
+
+def test_the_last_few_checkpoints_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
+    run.train(CONFIG, tmp_path)
+    steps = [int(path.stem) for path in (tmp_path / "checkpoints").rglob("*.*")]
+    assert len(steps) == 3 and max(steps) == 12
+
+
 def test_when_no_checkpoint_is_usable_the_error_names_each(tmp_path):
-    steps = _stopped_twice(tmp_path)
-    for step in steps:
-        for file in (tmp_path / "checkpoints" / str(step)).rglob("*"):
-            if file.is_file():
-                file.write_bytes(b"")
+    paths = _stopped_twice(tmp_path)
+    for path in paths:
+        path.write_bytes(b"")
     with pytest.raises(CheckpointError) as error:
         run.train(CONFIG, tmp_path, resume=True, warn=lambda text: None)
-    assert all(str(step) in str(error.value) for step in steps)
+    assert all(str(path) in str(error.value) for path in paths)
 
 
 def test_a_checkpoint_of_another_config_is_refused_by_name(unbroken, tmp_path):

@@ -1,0 +1,199 @@
+"""Runs of groups that come and go: nothing depends on how fast anything was."""
+
+import dataclasses
+import time
+import weakref
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from meta_systems import Linear
+
+from meta_train import (
+    PES,
+    CheckpointError,
+    Horizons,
+    TaskMix,
+    TrainConfig,
+    Truncation,
+    preparation,
+    run,
+    stop_signals,
+)
+from meta_train.truncation import Episodes
+
+_FEW_STRUCTURES = "&output=identity&noise=none"
+CONFIG = TrainConfig(
+    optimizer="sgd",
+    mix=TaskMix(
+        suites=("quadratic",),
+        task_options=("dims=2" + _FEW_STRUCTURES, "dims=3" + _FEW_STRUCTURES),
+    ),
+    horizons=Horizons(window=2, min_horizon=2, max_horizon=12),
+    groups_in_flight=2,
+    tasks_per_group=2,
+    num_pairs=4,
+    outer_steps=14,
+    seed=1,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Programs for one device compile faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "lane_mesh", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert run.train(CONFIG, folder).finished
+    return folder
+
+
+def _lines(folder: Path) -> list[str]:
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def _train_in_pieces(folder: Path, config: TrainConfig, every: int) -> None:
+    """Stop every few steps, as a signal would, and go on."""
+    while True:
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            enough = lambda stopped, seen=seen: len(seen) >= every
+            patch.setattr(stop_signals, "arrived", enough)
+            result = run.train(config, folder, resume=True, on_progress=seen.append)
+        if result.finished:
+            return
+
+
+def test_groups_are_replaced_and_theta_learns_from_all(unbroken):
+    metrics = run.read_metrics(unbroken)
+    timing = run.read_metrics(unbroken, "timing.jsonl")
+    assert timing["replaced"].sum() >= 4
+    assert np.all(np.isfinite(metrics["grad_norm"])) and metrics["skipped"][-1] == 0
+    groups = CONFIG.groups()
+    problems = {
+        groups.tasks(groups.at(slot, step))[0].problem
+        for slot in range(2)
+        for step in range(14)
+    }
+    assert len(problems) >= 3
+
+
+def test_lanes_begin_with_their_group_and_never_again(unbroken):
+    resets = run.read_metrics(unbroken)["resets"]
+    replaced = run.read_metrics(unbroken, "timing.jsonl")["replaced"]
+    assert resets[0] == 1
+    np.testing.assert_allclose(resets[1:], replaced[1:] / 2)
+
+
+def test_lanes_begin_anew_where_they_must():
+    episodes = Episodes(2, np.int32(5), np.int32(5), stagger=False)
+    estimator = PES(Linear(), episodes, num_pairs=4)
+    theta, key = jnp.float32(0.5), jax.random.key(0)
+    lanes = estimator.init(theta, key)
+    window, resets = jax.jit(preparation.window), []
+    for step, restart in enumerate([False, False, True, False]):
+        view = preparation.View(theta, key, jnp.int32(step), jnp.bool(restart))
+        contribution, lanes = window(estimator, view, lanes, np.int32(0))
+        resets.append(float(contribution.metrics["resets"]))
+    assert resets == [1, 0, 1, 0]
+    assert np.all(lanes.window == 2)
+
+
+def test_one_program_serves_every_horizon_and_truncation_draws_the_same():
+    window, system = jax.jit(PES.estimate), Linear()
+    theta, key = jnp.float32(0.5), jax.random.key(0)
+    for low, high in ((5, 5), (2, 9)):
+        episodes = Episodes(2, np.int32(low), np.int32(high))
+        estimator = PES(system, episodes, num_pairs=4)
+        truncation = Truncation.log_uniform(2 * low, 2 * high, 2)
+        fixed = dataclasses.replace(estimator, truncation=truncation)
+        blank = estimator.init(theta, key)
+        _, lanes = window(estimator, theta, blank, key)
+        _, same = jax.jit(fixed.estimate)(theta, blank, key)
+        np.testing.assert_array_equal(lanes.num_windows, same.num_windows)
+    assert window._cache_size() == 1
+
+
+def test_a_run_stopped_again_and_again_ends_as_if_it_had_not_been(unbroken, tmp_path):
+    _train_in_pieces(tmp_path, CONFIG, every=3)
+    assert _lines(tmp_path) == _lines(unbroken)
+
+
+def test_slow_preparation_changes_nothing_but_the_waiting(
+    unbroken, tmp_path, monkeypatch
+):
+    prepare = preparation.Preparation._prepare
+
+    def slowly(self, group):
+        time.sleep(0.05 if group.born == 0 else 0.3)
+        return prepare(self, group)
+
+    monkeypatch.setattr(preparation.Preparation, "_prepare", slowly)
+    run.train(CONFIG, tmp_path)
+    assert _lines(tmp_path) == _lines(unbroken)
+    assert run.read_metrics(tmp_path, "timing.jsonl")["waited"].sum() > 0.2
+
+
+def test_what_a_group_needed_is_dropped_when_it_ends(tmp_path, monkeypatch):
+    prepare, alive = preparation.Preparation._prepare, []
+
+    def watched(self, group):
+        prepared = prepare(self, group)
+        alive.append(weakref.ref(prepared.estimator.system.task.numbers.initial_loss))
+        return prepared
+
+    monkeypatch.setattr(preparation.Preparation, "_prepare", watched)
+    counts = []
+    on_progress = lambda progress: counts.append(sum(a() is not None for a in alive))
+    run.train(CONFIG, tmp_path, on_progress=on_progress)
+    # Two in flight, two to come, and at most one being made ready.
+    assert len(alive) >= 8 and max(counts) <= 5
+
+
+def test_a_group_whose_tasks_changed_since_is_refused(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, outer_steps=3)
+    run.train(config, tmp_path)
+    monkeypatch.setattr(
+        TaskMix,
+        "sample_alike",
+        lambda self, count, turn, seed: self.sample(1, 5) * count,
+    )
+    with pytest.raises(CheckpointError, match="have changed since"):
+        run.train(config, tmp_path, resume=True)
+
+
+def test_an_error_in_the_background_ends_the_run_with_its_message(tmp_path):
+    mix = dataclasses.replace(CONFIG.mix, max_megaflops=1e-6)
+    with pytest.raises(ValueError, match="megaflops"):
+        run.train(dataclasses.replace(CONFIG, mix=mix), tmp_path)
+
+
+@pytest.mark.parametrize("estimator", ["nres", "full_es", "truncated_es"])
+def test_every_estimator_trains_on_changing_groups(tmp_path, estimator):
+    config = dataclasses.replace(CONFIG, estimator=estimator, outer_steps=3)
+    assert run.train(config, tmp_path).finished
+    assert np.all(np.isfinite(run.read_metrics(tmp_path)["grad_norm"]))
+
+
+def test_groups_of_one_structure_share_a_program(tmp_path, monkeypatch):
+    compiled = []
+    lower = jax.stages.Lowered.compile
+
+    def counted(self, *args, **kwargs):
+        compiled.append(self)
+        return lower(self, *args, **kwargs)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", counted)
+    mix = TaskMix(task_options=("hidden=20-20&activation=tanh",))
+    config = dataclasses.replace(CONFIG, mix=mix, outer_steps=10)
+    run.train(config, tmp_path)
+    assert run.read_metrics(tmp_path, "timing.jsonl")["replaced"].sum() >= 3
+    assert len(compiled) == 1

@@ -1,0 +1,133 @@
+"""Runs of several real processes: one theta, and none outlives the others."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from meta_train import Horizons, TaskMix, TrainConfig, run
+
+CONFIG = TrainConfig(
+    optimizer="sgd",
+    mix=TaskMix(
+        suites=("quadratic",), task_options=("dims=2&output=identity&noise=none",)
+    ),
+    horizons=Horizons(window=2, min_horizon=20, max_horizon=60),
+    groups_in_flight=3,
+    tasks_per_group=2,
+    num_pairs=12,
+    outer_steps=20,
+    seed=1,
+)
+
+_WORKER = """
+import hashlib, os, sys
+from pathlib import Path
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_compilation_cache_dir", sys.argv[3])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+from meta_train import TrainConfig, processes, run
+run.CHECKPOINT_SECONDS = 0.2
+index, count = int(sys.argv[5]), int(sys.argv[6])
+if count > 1:
+    processes.connect("127.0.0.1:" + sys.argv[4], count, index)
+config = TrainConfig.load(Path(sys.argv[1]))
+try:
+    result = run.train(config, Path(sys.argv[2]), resume=True)
+except processes.ProcessLostError as error:
+    print("lost:", error, flush=True)
+    os._exit(1)
+theta = b"".join(bytes(x) for x in jax.tree.leaves(jax.device_get(result.theta)))
+print("theta", hashlib.sha256(theta).hexdigest(), flush=True)
+"""
+
+
+def _start(tmp_path: Path, config: TrainConfig, folder: str, count: int):
+    """Processes that train in a folder."""
+    path = tmp_path / "given.json"
+    config.save(path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = [path, tmp_path / folder, tmp_path / "cache", port]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", _WORKER, *map(str, [*common, index, count])],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def _finish(workers) -> list[str]:
+    """The hash of theta that each process ends with."""
+    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert all(worker.returncode == 0 for worker in workers), outputs
+    return [output.split("theta ")[1].strip() for output in outputs]
+
+
+def _assert_alike(folder: Path, quiet: Path) -> None:
+    """The same run up to the order of summation."""
+    mine, theirs = run.read_metrics(folder), run.read_metrics(quiet)
+    np.testing.assert_array_equal(mine["step"], theirs["step"])
+    for name in ("loss", "inner_step", "resets"):
+        np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_have_one_theta_that_of_a_run_of_one(tmp_path):
+    hashes = _finish(_start(tmp_path, CONFIG, "two", 2))
+    assert len(set(hashes)) == 1
+    _finish(_start(tmp_path, CONFIG, "one", 1))
+    _assert_alike(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_run_and_another_number_of_them_goes_on(
+    tmp_path, victim
+):
+    config = dataclasses.replace(CONFIG, outer_steps=150)
+    workers = _start(tmp_path, config, "killed", 2)
+    state = tmp_path / "killed" / "checkpoints" / "0of2"
+    deadline = time.monotonic() + 200
+    while not list(state.glob("*.safetensors")):
+        assert time.monotonic() < deadline and workers[0].poll() is None
+        time.sleep(0.05)
+    workers[victim].send_signal(signal.SIGKILL)
+    killed_at = time.monotonic()
+    other = workers[1 - victim]
+    output, _ = other.communicate(timeout=60)
+    assert time.monotonic() - killed_at < 30
+    assert other.returncode != 0
+    if victim == 1:  # without process 0 jax itself ends the others
+        assert "cannot reach the others" in output and "--resume" in output, output
+    workers[victim].communicate()
+    at = max(int(path.stem) for path in state.glob("*.safetensors"))
+    assert len(set(_finish(_start(tmp_path, config, "killed", 3)))) == 1
+    _finish(_start(tmp_path, config, "quiet", 1))
+    assert 0 < at < 150
+    _assert_alike(tmp_path / "killed", tmp_path / "quiet")
+
+
+def test_more_processes_than_groups_is_an_error(monkeypatch):
+    from meta_train.processes import Processes
+
+    processes = Processes()
+    monkeypatch.setattr(processes, "count", 4)
+    with pytest.raises(ValueError, match="at least 4"):
+        processes.share(range(3))
+    monkeypatch.setattr(processes, "index", 1)
+    assert processes.share(range(7)) == [1, 5]

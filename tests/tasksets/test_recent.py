@@ -1,0 +1,48 @@
+"""Large results are loaded once while they are used, and then forgotten."""
+
+import gc
+
+import pytest
+
+from tasksets.recent import recent
+
+
+class _Large:
+    """Something that can be weakly referenced."""
+
+
+@pytest.fixture
+def load():
+    calls = []
+
+    @recent(kept=2)
+    def load(name):
+        calls.append(name)
+        return _Large()
+
+    load.calls = calls
+    return load
+
+
+def test_what_is_in_use_is_loaded_once(load):
+    a = load("a")
+    for name in "bcdef":
+        load(name)
+    gc.collect()
+    assert load("a") is a and load.calls.count("a") == 1
+
+
+def test_only_the_latest_few_are_kept_for_nobody(load):
+    for name in "abc":
+        load(name)
+    gc.collect()
+    load("b"), load("c")
+    assert load.calls == list("abc")
+    load("a")
+    assert load.calls == list("abca")
+
+
+def test_a_cleared_cache_loads_again(load):
+    a = load("a")
+    load.cache_clear()
+    assert load("a") is not a
