@@ -372,12 +372,22 @@ def test_training_lowers_the_loss_of_most_of_twenty_seeds(family):
     assert share >= SHARE_THAT_LEARNS.get(family, 1.0), have_not
 
 
+# Sampled scales that saturate every output, and gradients that are mostly zeroed.
+STARTS_FLAT = {
+    "losg_tasks_family/seed12": "gradients are zero with probability .98",
+    "mlp_ae_family/seed13": "large weights saturate sigmoids",
+    "mlp_ae_family/seed27": "large weights saturate sigmoids",
+    "mlp_ae_family/seed33": "large weights saturate tanh",
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(50))
 @every_family
 def test_a_task_as_sampled_keeps_the_contract(family, seed):
-    if f"{family}/seed{seed}" in EXCLUDED:
-        pytest.skip(EXCLUDED[f"{family}/seed{seed}"])
+    root = f"{family}/seed{seed}"
+    if root in EXCLUDED:
+        pytest.skip(EXCLUDED[root])
     name = small_variants.bundled(family, seed)
     task = tasksets.get(name)
     assert tasksets.get(task.name).name == task.name
@@ -389,7 +399,8 @@ def test_a_task_as_sampled_keeps_the_contract(family, seed):
     assert jax.tree.structure(start.params) == jax.tree.structure(start.grads)
     assert start.loss.shape == ()
     _assert_finite_float32((start.params, start.loss, start.grads))
-    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(start.grads))
+    if root not in STARTS_FLAT:
+        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(start.grads))
     _assert_trees_equal([start], _alone((name,), KEY))
     _program_alone.cache_clear()
     jax.clear_caches()  # few programs are used twice, and all would be kept
