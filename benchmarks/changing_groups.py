@@ -28,7 +28,7 @@ def main() -> None:
 
     config = TrainConfig(
         optimizer="adam",
-        mix=TaskMix(suites=("digits", "quadratic"), max_megaflops=20.0),
+        mix=TaskMix(suites=("digits", "quadratic"), max_megaflops=2.0),
         horizons=Horizons(window=50, min_horizon=2000, max_horizon=10_000),
         groups_in_flight=4,
         tasks_per_group=4,
@@ -52,7 +52,7 @@ def main() -> None:
         "GiB",
     ):
         table.add_column(column, justify="right")
-    for part in np.array_split(np.arange(OUTER_STEPS), 4):
+    for part in np.array_split(np.arange(len(memory)), 4):
         seconds = timing["seconds"][part]
         inner_steps = timing["inner_steps_per_second"][part] * seconds
         table.add_row(

@@ -20,7 +20,7 @@ from tasksets.names import parse
 from tasksets.wrappers import Reparametrized, Wrapper, draw
 
 _MOST_DRAWS = 200  # of a task that costs no more than the cap
-_DRAWS_PER_MATE = 4  # tasks tried for each that should have the leader's structure
+_MOST_MISSES = 8  # tasks of other structures in a row, after which no more are tried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +119,16 @@ class TaskMix:
                 f"at most {self.max_megaflops:g} megaflops a gradient."
             )
         family = [name for name in names if parse(name).family == parse(leader).family]
-        found = [task]
-        for index in rng.permutation(len(family))[: count * _DRAWS_PER_MATE]:
-            if len(found) == count:
+        found, misses = [task], 0
+        for index in rng.permutation(len(family)):
+            if len(found) == count or misses == _MOST_MISSES:
                 break
+            if family[index] == leader:
+                continue
             mate = self._build(family[index], turn)
-            if family[index] != leader and _alike(mate, task):
-                found.append(mate)
+            alike = tasksets.structure(mate) == tasksets.structure(task)
+            found += [mate] if alike else []
+            misses = 0 if alike else misses + 1
         return [
             _wrap(found[i % len(found)], _reseed(wrappers, i)) for i in range(count)
         ]
@@ -217,7 +220,3 @@ def _reseed(wrappers: Sequence[Wrapper], index: int) -> list[Wrapper]:
         else wrapper
         for wrapper in wrappers
     ]
-
-
-def _alike(task: Task, other: Task) -> bool:
-    return tasksets.structure(task) == tasksets.structure(other)
