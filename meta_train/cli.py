@@ -290,6 +290,19 @@ class PretrainedCommand:
 
 
 @dataclasses.dataclass(frozen=True)
+class Optimizers:
+    """The learned optimizers that can be trained.
+
+    Example: learned-opt optimizers
+    """
+
+    def __call__(self) -> None:
+        from meta_train import display
+
+        display.list_optimizers()
+
+
+@dataclasses.dataclass(frozen=True)
 class Demo:
     """Meta-train on real images for a few minutes, then compare on tasks never seen.
 
@@ -344,6 +357,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
     | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Optimizers, tyro.conf.subcommand("optimizers")]
     | Annotated[PretrainedCommand, tyro.conf.subcommand("pretrained")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]

@@ -1,6 +1,7 @@
 """What commands show: progress, tables, plots. Everything computed comes from elsewhere."""
 
 import dataclasses
+import inspect
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -148,13 +150,22 @@ def _comparison_table(title: str, comparison: Comparison) -> Table:
     return table
 
 
+def list_optimizers() -> None:
+    """What can be trained, one line each."""
+    table = Table("name", "what it is")
+    for name in learned_opt.names():
+        description = inspect.getdoc(learned_opt.get(name)) or ""
+        table.add_row(name, escape(description.partition("\n")[0].replace("``", "")))
+    console.print(table)
+    console.print("Train one: learned-opt train --optimizer NAME", highlight=False)
+
+
 def list_pretrained() -> None:
-    """Shipped optimizers, one line each, and what can be trained."""
+    """Shipped optimizers, one line each."""
     table = Table("name", "what it is")
     for name, line in pretrained.available().items():
         table.add_row(name, line)
     console.print(table)
-    console.print(f"Optimizers that can be trained: {', '.join(learned_opt.names())}")
 
 
 def show_pretrained(name: str) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+import learned_opt
 import tasksets
 from meta_train import cli
 from meta_train.task_display import read_checked
@@ -9,13 +10,28 @@ from meta_train.task_display import read_checked
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "evaluate", "tasks", "data", "pretrained", "reproduce", "demo"],
+    [
+        "train",
+        "evaluate",
+        "tasks",
+        "data",
+        "optimizers",
+        "pretrained",
+        "reproduce",
+        "demo",
+    ],
 )
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
     assert stop.value.code == 0
     assert "Example: learned-opt" in capsys.readouterr().out
+
+
+def test_every_optimizer_that_can_be_trained_is_listed(capsys):
+    cli.main(["optimizers"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in learned_opt.names()) and "1,762" in out
 
 
 @pytest.mark.parametrize(
