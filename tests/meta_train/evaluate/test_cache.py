@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from bowls import bowl
 
+import tasksets
 from meta_train.evaluate import cache as caching
 from meta_train.evaluate import contender, fingerprints
 from meta_train.evaluate.cache import Cache, Stored
@@ -98,6 +99,11 @@ def test_fingerprints_tell_tasks_apart_but_not_by_rounding_or_normalisation():
     measured = task.numbers._replace(best_loss=np.float32(-3.0))
     other = dataclasses.replace(task, numbers=measured)
     assert fingerprints.agree(found, fingerprints.of_task(other))
+
+
+def test_a_task_that_is_all_structure_has_a_fingerprint_too():
+    found = fingerprints.of_task(tasksets.get("TwoD_Ackley"))
+    assert found.shape == (0,) and fingerprints.agree(found, found)
 
 
 def test_fingerprints_tell_the_behaviour_of_optimizers_apart():
