@@ -1,4 +1,4 @@
-"""Finds the seeds of flows whose loss or gradient is not finite at the start.
+"""Finds the seeds of a family, of flows above all, whose loss or gradient is not finite at the start.
 
     python -m benchmarks.finite_starts --num-seeds 200
 
@@ -19,7 +19,6 @@ from benchmarks.stand_ins import stand_in
 from meta_train.devices import compiler_options
 from tasksets.task import Task
 
-_FAMILIES = ("nvp_family", "maf_family")
 _STARTS = 3
 
 
@@ -28,11 +27,13 @@ class FiniteStarts:
     """Finds seeds whose loss or gradient is not finite at the start."""
 
     num_seeds: int = 200
+    families: tuple[str, ...] = ("nvp_family", "maf_family")
+    """Flows multiply scales through layers, recurrent networks through time."""
     known: bool = False
     """Try the seeds again that are excluded already."""
 
     def __call__(self) -> None:
-        for family in _FAMILIES:
+        for family in self.families:
             seeds = [
                 seed
                 for seed in range(self.num_seeds)
