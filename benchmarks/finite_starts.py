@@ -1,8 +1,8 @@
-"""Finds the seeds of a family, of flows above all, whose loss or gradient is not finite at the start.
+"""Finds the seeds whose loss or gradient is not finite at the start, of flows above all.
 
     python -m benchmarks.finite_starts --num-seeds 200
 
-Absent data are stood in for by data of the same shape (`stand_ins.py`); whether a flow
+Absent data are stood in for by data of the same shape (`stand_ins.py`); whether a task
 overflows is a matter of its scales, not of what is in the picture. A seed counts
 where any of three starts is not. What it prints is `tasksets.excluded`'s.
 """
