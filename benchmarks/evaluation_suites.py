@@ -4,10 +4,10 @@
 
 Goes through the test tasks of TaskSet's families in a random order (seed `_SEED`), and
 takes those that cost at most `_MOST_FLOPS` in matrix products and `_MOST_ENTRIES` in other
-numbers computed per training step, about 1.5 ms on a core, and have at most
-`_MOST_PARAMETERS` parameters, until each family has its number. Data are mnist,
-fashion_mnist, or none; language models of characters read tiny_shakespeare, all of which
-are complete and free to download anywhere. The fixed tasks are all that qualify.
+numbers computed per training step, and have at most `_MOST_PARAMETERS` parameters, until
+each family has its number. Data are mnist, fashion_mnist, or none; language models of
+characters read tiny_shakespeare, all of which are complete and free to download anywhere.
+The fixed tasks are all that qualify.
 Nothing else decides, least of all how any optimizer does on a task; a task only has to
 build and have a finite loss and gradient at the start.
 
@@ -16,14 +16,12 @@ eval-small are those of least cost in each family, about a fifth of them.
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from rich.progress import track
 
 import tasksets
-from benchmarks import flops
 from meta_train import evaluate
 from meta_train.devices import compiler_options
 
@@ -99,20 +97,13 @@ def _first(count: int, names: list[str]) -> dict[str, float]:
 
 def _cost(task: tasksets.Task) -> float | None:
     """Milliseconds per training step, about; None: too many, or too many parameters."""
-
-    def gradient(params: Any, key: jax.Array):
-        batch = task.batch("train", key)
-        return jax.value_and_grad(task.loss)(params, batch, key)
-
-    key = jax.random.key(0)
-    params = jax.eval_shape(task.init, key)
+    params = jax.eval_shape(task.init, jax.random.key(0))
     if sum(leaf.size for leaf in jax.tree.leaves(params)) > _MOST_PARAMETERS:
         return None
-    products = flops.count(gradient, params, key)
-    entries = flops.entries(gradient, params, key)
+    products, entries = tasksets.gradient_operations(task)
     if products > _MOST_FLOPS or entries > _MOST_ENTRIES:
         return None
-    # Fitted to the steps of 40 tasks on a quiet core; it only ranks them here.
+    # A rough guess, whose only use is to rank them.
     return products / 80e6 + entries / 10e6
 
 

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 import learned_opt
-from benchmarks import flops
+from tasksets.cost import operations
 
 BASELINE = "optax.adamw"
 _COPIED = 2**25  # elements of the array that measures bandwidth
@@ -249,8 +249,8 @@ def _compile(
     compiled = lowered.compile()
     seconds = time.perf_counter() - began
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    operations = flops.count(function, *kept, *replaced)
-    return Program(compiled, kept, replaced, seconds, temporary, operations)
+    products = operations(function, *kept, *replaced).products
+    return Program(compiled, kept, replaced, seconds, temporary, products)
 
 
 def _time(groups: Sequence[dict[str, Program]], rounds: int) -> list[dict[str, float]]:

@@ -38,7 +38,7 @@ def main() -> None:
     for kind in (PES, NRES, TruncatedES, FullES):
         rates = [_rate(_make(kind, system, pairs), theta, pairs) for pairs in PAIRS]
         table.add_row(kind.__name__, *rates)
-    Console().print(table)
+    Console(width=160).print(table)
 
 
 def _make(kind: Callable[..., Any], system: InnerTraining, pairs: int) -> Any:

@@ -13,12 +13,10 @@ import dataclasses
 import os
 from pathlib import Path
 
-import jax
 import tyro
 from rich.progress import track
 
 import tasksets
-from benchmarks import flops
 from benchmarks.stand_ins import stand_in
 from meta_train.devices import use_compilation_cache
 from meta_train.task_display import append_checked, check_all, read_checked
@@ -62,13 +60,7 @@ def _is_dense(name: str) -> bool:
 
 
 def _flops(name: str) -> int:
-    task = tasksets.get(name)
-
-    def gradient(key: jax.Array):
-        batch = task.batch("train", key)
-        return jax.grad(task.loss)(task.init(key), batch, key)
-
-    return flops.count(gradient, jax.random.key(0))
+    return tasksets.gradient_operations(tasksets.get(name)).products
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from rich.table import Table
 
 import meta_train  # noqa: F401 (registers lopt_pes)
 import tasksets
-from benchmarks import flops
 from benchmarks.stand_ins import stand_in
 from meta_train.devices import compiler_options
 from tasksets.stacking import structure
@@ -136,8 +135,7 @@ def _gradient(task: Task, params, key):
 
 
 def _flops(task: Task) -> int:
-    key = jax.random.key(0)
-    return flops.count(lambda key: _gradient(task, task.init(key), key), key)
+    return tasksets.gradient_operations(task).products
 
 
 def _measure(task: Task) -> tuple[float, float, int]:

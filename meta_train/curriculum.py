@@ -151,7 +151,7 @@ class TaskMix:
     def _affordable(self, task: Task) -> bool:
         if self.max_megaflops == math.inf:
             return True
-        return tasksets.gradient_flops(task) <= 1e6 * self.max_megaflops
+        return tasksets.gradient_operations(task).total <= 1e6 * self.max_megaflops
 
 
 @dataclasses.dataclass(frozen=True)

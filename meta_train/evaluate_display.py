@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from meta_train import evaluate
@@ -30,15 +30,15 @@ def run(command: "Evaluate", budget: float | None) -> None:
         TextColumn("training"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} runs"),
-        TextColumn("{task.fields[left]}"),
+        TimeRemainingColumn(),
         console=console,
+        speed_estimate_period=3600,  # groups of runs differ by minutes
     )
-    line = bar.add_task("", total=None, left="")
+    line = bar.add_task("", total=None)
 
     def show(done: Done) -> None:
         bar.start()  # not before there is something to do: names may be wrong
-        left = _left(time.monotonic() - started, done)
-        bar.update(line, completed=done.done, total=done.total, left=left)
+        bar.update(line, completed=done.done, total=done.total)
 
     try:
         comparison = command.evaluation.run(
@@ -110,16 +110,6 @@ def _standings_table(
         style = None if standing.competitor.baseline else "bold"
         table.add_row(*map(escape, row), style=style)
     return table
-
-
-def _left(seconds: float, done: Done) -> str:
-    """The time that is left, if the rest goes as what was done so far."""
-    if not done.done:
-        return "compiling"
-    left = seconds * (done.total - done.done) / done.done
-    minutes, rest = divmod(int(left), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02} left"
 
 
 def _warn(text: str) -> None:

@@ -218,7 +218,7 @@ def _loop(
 
     def read(step: Step, number: int) -> None:
         nonlocal mark
-        metrics = {name: float(x) for name, x in step.metrics.items()}
+        metrics = {k: float(x) for k, x in jax.device_get(step.metrics).items()}
         now = time.monotonic()
         seconds, mark = now - mark, now
         rate = step.inner_steps / seconds
@@ -228,7 +228,7 @@ def _loop(
         now = time.monotonic()
         late = deadline is not None and now > deadline - _LAST_WORDS_SECONDS
         due = now - saved_at > CHECKPOINT_SECONDS
-        step = engine.step([stop_signals.arrived(stopped), late, due])
+        step = engine.step([bool(stopped), late, due])
         done += 1
         granted = np.zeros(3)
         if pending is not None:

@@ -32,8 +32,3 @@ def watch() -> Iterator[list[str]]:
         for number, handler in previous.items():
             if signal.getsignal(number) is handle:
                 signal.signal(number, handler)
-
-
-def arrived(stopped: list[str]) -> bool:
-    """Whether a signal has arrived."""
-    return bool(stopped)

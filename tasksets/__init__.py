@@ -16,7 +16,8 @@ from tasksets import bundled as bundled  # registers the data sets that need no 
 from tasksets import wrappers as wrappers
 from tasksets.checking import Checked as Checked
 from tasksets.checking import check as check
-from tasksets.cost import gradient_flops as gradient_flops
+from tasksets.cost import Operations as Operations
+from tasksets.cost import gradient_operations as gradient_operations
 from tasksets.data import DataNotFoundError as DataNotFoundError
 from tasksets.data import Dataset as Dataset
 from tasksets.data import DatasetInfo as DatasetInfo

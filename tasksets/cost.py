@@ -1,28 +1,45 @@
-"""What one training step of a task costs, counted and not timed.
+"""What a computation costs, counted and not timed: the same on every machine.
 
-    gradient_flops(task)    floating-point operations of one batch, loss and gradient
+    gradient_operations(task)             of one batch, the loss and its gradient
+    operations(function, *arguments)      of any function that can be traced
 
-Counted in the traced computation: products and convolutions by their shapes, anything
-else as one operation per number that it makes. The count is the same on every
-machine, so that what is left out as too dear does not depend on where a run is.
+So what is left out as too dear does not depend on where a run is.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import PRNGKeyArray
 
 from tasksets.task import Params, Task
 
+# What only moves numbers, or is free once fused.
+_FREE = frozenset(
+    "reshape broadcast_in_dim squeeze transpose iota convert_element_type".split()
+)
 
-def gradient_flops(task: Task) -> float:
-    """Operations in drawing a batch and taking the gradient of its loss.
 
-    The body of a loop that runs until a condition holds counts once, since nobody knows
-    how often it will run; of several branches the dearest counts.
+class Operations(NamedTuple):
+    """Floating-point operations.
+
+    Attributes:
+      products: in matrix products and convolutions, 2 for a multiply and add.
+      entries: one for every number that anything else computes; what narrow networks
+        spend their time on.
     """
+
+    products: int
+    entries: int
+
+    @property
+    def total(self) -> int:
+        return self.products + self.entries
+
+
+def gradient_operations(task: Task) -> Operations:
+    """Of drawing a batch and taking the gradient of its loss."""
 
     def step(task: Task, params: Params, key: PRNGKeyArray) -> Any:
         batch_key, loss_key = jax.random.split(key)
@@ -31,32 +48,49 @@ def gradient_flops(task: Task) -> float:
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(Task.init, task, key)
-    return _flops(jax.make_jaxpr(step)(task, params, key).jaxpr)
+    return operations(step, task, params, key)
 
 
-def _flops(jaxpr: Any) -> float:
-    return sum(_flops_of(equation) for equation in jaxpr.eqns)
+def operations(function: Callable[..., Any], *arguments: Any) -> Operations:
+    """Of ``function(*arguments)``, loops included.
+
+    The body of a loop that runs until a condition holds counts once, since nobody knows
+    how often it will run; of several branches the dearest counts.
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _flops_of(equation: Any) -> float:
+def _count(jaxpr: Any) -> Operations:
+    return _sum(_count_one(equation) for equation in jaxpr.eqns)
+
+
+def _count_one(equation: Any) -> Operations:
     name, params = equation.primitive.name, equation.params
-    inner = [_flops(jaxpr) for jaxpr in _jaxprs(params)]
+    inner = [_count(jaxpr) for jaxpr in _jaxprs(params)]
     if name == "scan":
-        return params["length"] * sum(inner)
+        products, entries = _sum(inner)
+        return Operations(params["length"] * products, params["length"] * entries)
     if name == "cond":
-        return max(inner)
+        return Operations(*map(max, zip(*inner, strict=True)))
     if inner:
-        return sum(inner)
+        return _sum(inner)
     size = sum(math.prod(out.aval.shape) for out in equation.outvars)
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         shape = equation.invars[0].aval.shape
-        return 2 * size * math.prod(shape[axis] for axis in contracted)
+        return Operations(2 * size * math.prod(shape[axis] for axis in contracted), 0)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
-        out_channels = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * size * math.prod(kernel) / out_channels
-    return size
+        channels = kernel[params["dimension_numbers"].rhs_spec[0]]
+        return Operations(2 * size * (math.prod(kernel) // channels), 0)
+    return Operations(0, 0 if name in _FREE else size)
+
+
+def _sum(parts: Iterable[Operations]) -> Operations:
+    products, entries = 0, 0
+    for part in parts:
+        products, entries = products + part.products, entries + part.entries
+    return Operations(products, entries)
 
 
 def _jaxprs(params: dict[str, Any]) -> Iterator[Any]:

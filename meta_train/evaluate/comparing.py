@@ -41,8 +41,8 @@ def compare(
     *,
     num_seeds: int = 3,
     tuning_seeds: int = 1,
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
-    cache: Cache = Cache(None),  # noqa: B008 (keeps nothing)
+    settings: Settings = Settings(),
+    cache: Cache = Cache(None),
     deadline: float | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     warn: Callable[[str], None] = print,

@@ -36,7 +36,7 @@ def save(path: Path, comparison: Comparison, protocol: dict[str, Any]) -> None:
       comparison: of contenders that all have a content.
       protocol: plain values that must be equal where it is loaded.
     """
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for i, result in enumerate(comparison.results):
         arrays[f"{i} seconds"] = result.seconds.astype(np.float32)
         for split in _SPLITS:
@@ -54,7 +54,7 @@ def save(path: Path, comparison: Comparison, protocol: dict[str, Any]) -> None:
         "labels": [result.labels for result in comparison.results],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(path, meta=np.array(json.dumps(meta)), **arrays)
 
 
 def load(path: Path, entries: Sequence[Entry], protocol: dict[str, Any]) -> Comparison:

@@ -11,7 +11,6 @@ Every suite of `tasksets` serves too: its test tasks, in a random order.
 from collections.abc import Sequence
 from importlib.resources import files
 
-import meta_train.learned_optimizer_task  # noqa: F401 (registers lopt_pes)
 import tasksets
 from meta_train.evaluate.comparison import Entry
 from meta_train.evaluate.sweeps import SWEEPS, Item

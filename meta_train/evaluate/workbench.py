@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
         )
 
 
-class Stop(Exception):  # noqa: N818 (nothing went wrong)
+class Stop(Exception):
     """The time is up, or somebody asked to stop; everything finished is stored."""
 
 

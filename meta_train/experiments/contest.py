@@ -19,7 +19,7 @@ from jaxtyping import Float, PRNGKeyArray
 from meta_train import surface
 from meta_train.devices import compiler_options
 from meta_train.estimators import TruncatedES
-from meta_train.experiments.descent import concurrently, descend
+from meta_train.experiments.descent import descend
 from meta_train.system import AroundSystem, System, Theta
 
 _BATCH = 32  # thetas that are unrolled at once; one program, however many there are
@@ -46,33 +46,6 @@ class Run(NamedTuple):
     cost: Float[np.ndarray, "records"]
     theta: Theta
     losses: Float[np.ndarray, "seeds records"]
-
-
-def contest(
-    contenders: Mapping[str, Contender],
-    init: Callable[[PRNGKeyArray], Theta],
-    judge: Callable[[Theta, int], Float[np.ndarray, "..."]],
-    *,
-    rates: Sequence[float],
-    seeds: Sequence[int],
-    records: int,
-    folder: Path | None = None,
-) -> dict[str, Run]:
-    """Every contender's best run, by name; they descend side by side on all devices.
-
-    Args: see `jobs`.
-    """
-    return concurrently(
-        jobs(
-            contenders,
-            init,
-            judge,
-            rates=rates,
-            seeds=seeds,
-            records=records,
-            folder=folder,
-        )
-    )
 
 
 def jobs(

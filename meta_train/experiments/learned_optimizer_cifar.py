@@ -39,10 +39,11 @@ from meta_train.evaluate import LEARNING_RATES
 from meta_train.experiments.contest import (
     Contender,
     Run,
-    contest,
     draw_curves,
+    jobs,
     meta_losses,
 )
+from meta_train.experiments.descent import concurrently
 from meta_train.experiments.experiment import Claim, Experiment, Report, spread
 from meta_train.inner_training import InnerTraining
 from meta_train.plots import pyplot, save
@@ -114,14 +115,16 @@ class LearnedOptimizerCifar(Experiment):
     def run(self, folder: Path) -> Report:
         """Meta-train with every estimator, and judge at the full horizon."""
         rule = learned_opt.get(self.optimizer)()
-        runs = contest(
-            self.contenders(),
-            rule.init,
-            functools.partial(self._judge, rule),
-            rates=self.rates,
-            seeds=self.seeds,
-            records=15,
-            folder=folder / "runs" if self.resumable else None,
+        runs = concurrently(
+            jobs(
+                self.contenders(),
+                rule.init,
+                functools.partial(self._judge, rule),
+                rates=self.rates,
+                seeds=self.seeds,
+                records=15,
+                folder=folder / "runs" if self.resumable else None,
+            )
         )
         starts = jax.vmap(lambda seed: rule.init(jax.random.key(seed)))
         untrained = self._judge(rule, starts(jnp.array(self.seeds)), 1)

@@ -1,6 +1,8 @@
 """Runs of groups that come and go: nothing depends on how fast anything was."""
 
 import dataclasses
+import os
+import signal
 import time
 import weakref
 from pathlib import Path
@@ -20,7 +22,6 @@ from meta_train import (
     Truncation,
     preparation,
     run,
-    stop_signals,
 )
 from meta_train.truncation import Episodes
 
@@ -61,15 +62,17 @@ def _lines(folder: Path) -> list[str]:
 
 
 def _train_in_pieces(folder: Path, config: TrainConfig, every: int) -> None:
-    """Stop every few steps, as a signal would, and go on."""
-    while True:
+    """Stop every few steps by a signal, and go on."""
+    finished = False
+    while not finished:
         seen = []
-        with pytest.MonkeyPatch.context() as patch:
-            enough = lambda stopped, seen=seen: len(seen) >= every
-            patch.setattr(stop_signals, "arrived", enough)
-            result = run.train(config, folder, resume=True, on_progress=seen.append)
-        if result.finished:
-            return
+
+        def stop(progress, seen=seen):
+            seen.append(progress.step)
+            if len(seen) == every:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        finished = run.train(config, folder, resume=True, on_progress=stop).finished
 
 
 def test_groups_are_replaced_and_theta_learns_from_all(unbroken):

@@ -7,7 +7,7 @@ import pytest
 
 from meta_train import surface
 from meta_train.estimators import NRES, PES, TBPTT, FullES, TruncatedES
-from meta_train.experiments.contest import Contender, contest, inner_steps, meta_losses
+from meta_train.experiments.contest import Contender, inner_steps, jobs, meta_losses
 from meta_train.experiments.influence_balancing import Influence
 from meta_train.truncation import Truncation
 
@@ -45,7 +45,7 @@ def test_the_judge_unrolls_whole_episodes_of_every_theta():
 
 def test_a_contender_is_represented_by_its_best_rate():
     estimator = TBPTT(Influence(), Truncation.constant(40, 40), 1)
-    runs = contest(
+    found = jobs(
         {"TBPTT": Contender(estimator, 20)},
         lambda key: jnp.float32(0.5),
         judge,
@@ -53,7 +53,7 @@ def test_a_contender_is_represented_by_its_best_rate():
         seeds=(0, 1, 2),
         records=5,
     )
-    run = runs["TBPTT"]
+    run = found["TBPTT"]()
     assert run.rate == 3e-2  # the only one that gets anywhere in so few steps
     np.testing.assert_array_equal(run.cost, 40 * 4 * np.arange(1, 6))
     np.testing.assert_allclose(run.losses, judge(run.theta, 2), rtol=1e-5)
