@@ -328,13 +328,13 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Reproduce:
-    """Run an experiment of the literature and hold its claims against the outcome.
+    """Run experiments of the literature and hold their claims against the outcome.
 
-    Example: learned-opt reproduce influence-balancing
+    Example: learned-opt reproduce influence-balancing toy-regression
     """
 
-    name: tyro.conf.Positional[str] = ""
-    """Nothing lists what there is."""
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """None lists what there is."""
     all: bool = False
     """Every experiment, one after the other."""
     full: bool = False
@@ -345,11 +345,11 @@ class Reproduce:
     def __call__(self) -> None:
         from meta_train import reproduce
 
-        if not (self.name or self.all):
+        names = reproduce.EXPERIMENTS if self.all else self.names
+        if names:
+            reproduce.reproduce(list(names), self.full, self.folder)
+        else:
             reproduce.list_experiments()
-            return
-        names = list(reproduce.EXPERIMENTS) if self.all else [self.name]
-        reproduce.reproduce(names, self.full, self.folder)
 
 
 Command = (

@@ -15,10 +15,11 @@ exponent near 10. Here pixels are in [0, 1] rather than standardised, and there 
 decay (1e-10 there); the small version has the 8 x 8 digits and T = 500.
 
 Criteria, each estimator at its best learning rate out of the same grid: with windows of 10,
-on the training loss, truncated ES and TBPTT end for every seed at a larger exponent and a
-larger meta-loss than PES and NRES for any; so does truncated ES on the accuracy, as for the
-meta-loss; PES and NRES get to the optimum of the grid but for a tenth of what there is to
-gain from the start, with both windows and objectives; TBPTT of the accuracy is zero.
+on the training loss, truncated ES and TBPTT end for every seed at a larger exponent than PES
+and NRES for any, and at a larger meta-loss, as medians over seeds; so does truncated ES on
+the accuracy, as for the meta-loss; PES and NRES get to the optimum of the grid but for a
+tenth of what there is to gain from the start, for every seed, with both windows and
+objectives; TBPTT of the accuracy is zero.
 """
 
 import dataclasses
@@ -93,11 +94,19 @@ def negative_accuracy(
 
 
 class Setting(NamedTuple):
-    """An objective, the inner steps of a window, and how many outer steps are taken."""
+    """What estimators are compared on.
+
+    Attributes:
+      objective: LOSS or ACCURACY.
+      window: inner steps of a window.
+      num_steps: how many outer steps are taken.
+      rates: learning rates of Adam; fewer steps need larger ones.
+    """
 
     objective: str
     window: int
     num_steps: int
+    rates: tuple[float, ...]
 
     def __str__(self) -> str:
         return f"{self.objective}, windows of {self.window}"
@@ -121,11 +130,10 @@ class MnistLrSchedule(Experiment):
       hidden: widths of the hidden layers.
       batch_size: images of a minibatch, for training and for accuracies.
       horizon: T, inner steps of an episode.
-      settings: what estimators are compared on.
+      settings: objectives and windows.
       num_particles: of the evolution strategies, both members of a pair counted.
       num_lanes: episodes of TBPTT at once.
       sigma: of the evolution strategies.
-      rates: learning rates of Adam.
       decades: of the first rates on the grid.
       grid: points along each side of the grid.
       num_episodes: over which meta-losses are means.
@@ -136,19 +144,19 @@ class MnistLrSchedule(Experiment):
     title: ClassVar[str] = "Short windows let the learning rate decay too fast"
     paper: ClassVar[str] = "arXiv 2112.13835, MNIST learning-rate schedule"
 
+    seeds: tuple[int, ...] = tuple(range(5))
     dataset: str = "digits"
     hidden: tuple[int, ...] = (16, 16)
     batch_size: int = 16
     horizon: int = 500
     settings: tuple[Setting, ...] = (
-        Setting(LOSS, 10, 1000),
-        Setting(LOSS, 100, 100),
-        Setting(ACCURACY, 10, 1000),
+        Setting(LOSS, 10, 1000, (1e-2, 3e-2)),
+        Setting(LOSS, 100, 100, (1e-1,)),
+        Setting(ACCURACY, 10, 1000, (1e-2, 3e-2)),
     )
     num_particles: int = 10
     num_lanes: int = 2
     sigma: float = 0.1
-    rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)
     decades: tuple[float, float] = (-3.0, 0.0)
     grid: int = 21
     num_episodes: int = 4
@@ -162,7 +170,10 @@ class MnistLrSchedule(Experiment):
             hidden=(100, 100),
             batch_size=100,
             horizon=5000,
-            settings=tuple(s._replace(num_steps=5000) for s in cls.settings),
+            settings=tuple(
+                s._replace(num_steps=5000, rates=(1e-2, 3e-2, 1e-1))
+                for s in cls.settings
+            ),
             num_particles=1000,
             num_lanes=50,
             decades=(-3.0, -0.5),
@@ -188,7 +199,7 @@ class MnistLrSchedule(Experiment):
                 self.contenders(setting, systems[setting.objective]),
                 DecayingMomentum().init,
                 judges[setting.objective],
-                rates=self.rates,
+                rates=setting.rates,
                 seeds=self.seeds,
                 records=10,
                 folder=folder / "runs" / str(setting) if self.resumable else None,
@@ -325,11 +336,12 @@ def _row(
 def _claims(
     runs: dict[Setting, dict[str, Run]], optima: dict[str, Optimum], slope: float
 ) -> list[Claim]:
-    def above(what: str, values: dict[str, np.ndarray], name: str) -> Claim:
-        others = max(values[right].max() for right in _RIGHT)
+    def above(what: str, values: dict[str, np.ndarray], name: str, low, high) -> Claim:
+        """``low`` of the values of one estimator is above ``high`` of the right ones."""
+        others = max(high(values[right]) for right in _RIGHT)
         measured = f"{spread(values[name])}, they at most {others:.3g}"
         text = f"{name}, {what} than PES and NRES"
-        return Claim(text, measured, bool(values[name].min() > others))
+        return Claim(text, measured, bool(low(values[name]) > others))
 
     claims = []
     for setting, contenders in runs.items():
@@ -339,12 +351,11 @@ def _claims(
         }
         if setting.window == min(s.window for s in runs):
             for name in [name for name in _WRONG if name in contenders]:
-                claims.append(
-                    above(f"{setting}: ends with a larger meta-loss", ends, name)
-                )
+                what = f"{setting}: ends with a larger median meta-loss"
+                claims.append(above(what, ends, name, np.median, np.median))
                 if setting.objective == LOSS:
                     what = f"{setting}: decays with a larger exponent"
-                    claims.append(above(what, exponents, name))
+                    claims.append(above(what, exponents, name, np.min, np.max))
         _, lowest, _, start = optima[setting.objective]
         for name in _RIGHT:
             gap = (ends[name] - lowest) / (start - lowest)

@@ -21,9 +21,8 @@ SMALL = MnistLrSchedule(
     hidden=(8,),
     batch_size=8,
     horizon=40,
-    settings=(Setting(LOSS, 10, 10), Setting(ACCURACY, 10, 10)),
+    settings=(Setting(LOSS, 10, 10, (1e-2,)), Setting(ACCURACY, 10, 10, (1e-2,))),
     num_particles=4,
-    rates=(1e-2,),
     grid=3,
     num_episodes=2,
 )
