@@ -4,26 +4,14 @@ It holds the standings, the pictures (within the file), what was chosen for each
 by name every task on which a contender loses to the reference.
 """
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from meta_train import offline_page
 from meta_train.evaluate.comparison import Comparison
 from meta_train.evaluate.metrics import FIGURES
 from meta_train.evaluate.standing import REFERENCE, Standing
 from tasksets.task import SplitName
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto;
-       padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; font-size: 13px; margin: .5rem 0 1.5rem; }
-th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-tr.tested { background: #fff4ec; font-weight: 600; }
-img { max-width: 100%; }
-code { background: #f4f4f4; padding: 0 .2rem; }
-"""
 
 
 def write(
@@ -49,37 +37,28 @@ def write(
     """
     count = len(comparison.entries)
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f"<p>{count} tasks, {len(comparison.competitors)} optimizers. Scores are "
-        f"normalised {split} losses: 1 is the initial loss, 0 the best that any baseline "
-        "reached, clipped; not a number is 1. Brackets are 95 % bootstrap intervals over "
-        f"tasks.</p><p><code>{html.escape(command)}</code></p>",
-        "<p>Best on: tasks with no lower score. Difference, wins and speed-up are against "
-        f"{REFERENCE}: mean difference of scores, tasks with a lower one, how many times "
-        "sooner its final loss is reached (interquartile mean over tasks). Diverged: tasks "
-        "with a seed that ended in no number; above start: with one that ended in a higher "
-        "training loss than it began with.</p>",
+        offline_page.paragraph(
+            f"{count} tasks, {len(comparison.competitors)} optimizers. Scores are "
+            f"normalised {split} losses: 1 is the initial loss, 0 the best that any "
+            "baseline reached, clipped; not a number is 1. Brackets are 95 % bootstrap "
+            "intervals over tasks."
+        ),
+        offline_page.command(command),
+        offline_page.paragraph(
+            "Best on: tasks with no lower score. Difference, wins and speed-up are "
+            f"against {REFERENCE}: mean difference of scores, tasks with a lower one, "
+            "how many times sooner its final loss is reached (interquartile mean over "
+            "tasks). Diverged: tasks with a seed that ended in no number; above start: "
+            "with one that ended in a higher training loss than it began with."
+        ),
     ]
     tested = [not standing.competitor.baseline for standing in standings]
     for figure in FIGURES:
-        parts.append(f"<h2>Standings: {figure}</h2>")
-        parts.append(_table(*standing_rows(standings, figure), tested))
-    for heading, picture in pictures.items():
-        encoded = base64.b64encode(picture.read_bytes()).decode()
-        parts.append(f"<h2>{html.escape(heading)}</h2>")
-        image = (
-            f'<img src="data:image/png;base64,{encoded}" alt="{html.escape(heading)}">'
-        )
-        parts.append(image)
+        parts.append(offline_page.heading(f"Standings: {figure}"))
+        parts.append(offline_page.table(*standing_rows(standings, figure), tested))
+    parts += [offline_page.picture(*item) for item in pictures.items()]
     parts += _losing(standings) + _by_task(comparison, split)
-    body = "\n".join(parts)
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
-        f"<body>{body}</body></html>\n"
-    )
-    path.write_text(page, "utf-8")
-    return path
+    return offline_page.write(path, title, parts)
 
 
 def standing_rows(
@@ -116,16 +95,18 @@ def _losing(standings: Sequence[Standing]) -> list[str]:
         if standing.competitor.baseline or not standing.against:
             continue
         for figure, against in standing.against.items():
-            name = html.escape(standing.competitor.name)
             parts.append(
-                f"<h2>Where {name} loses to {REFERENCE}: {figure} "
-                f"({len(against.losing)} tasks)</h2>"
+                offline_page.heading(
+                    f"Where {standing.competitor.name} loses to {REFERENCE}: {figure} "
+                    f"({len(against.losing)} tasks)"
+                )
             )
             rows = [
                 [n, f"{mine:.4f}", f"{theirs:.4f}"]
                 for n, mine, theirs in against.losing
             ]
-            parts.append(_table(["task", "its score", "the reference's"], rows))
+            heads = ["task", "its score", "the reference's"]
+            parts.append(offline_page.table(heads, rows))
     return parts
 
 
@@ -148,22 +129,8 @@ def _by_task(comparison: Comparison, split: SplitName) -> list[str]:
         for t, entry in enumerate(comparison.entries)
     ]
     return [
-        f"<h2>Scores by task ({figure})</h2>",
-        _table(["task", "steps", *comparison.names], rows),
-        f"<h2>What tuning chose ({figure})</h2>",
-        _table(["task", *comparison.names], points),
+        offline_page.heading(f"Scores by task ({figure})"),
+        offline_page.table(["task", "steps", *comparison.names], rows),
+        offline_page.heading(f"What tuning chose ({figure})"),
+        offline_page.table(["task", *comparison.names], points),
     ]
-
-
-def _table(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    marked: Sequence[bool] | None = None,
-) -> str:
-    line = lambda cells, tag: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
-    marks = marked or [False] * len(rows)
-    body = "".join(
-        f"<tr{' class=tested' * mark}>{line(row, 'td')}</tr>"
-        for row, mark in zip(rows, marks, strict=True)
-    )
-    return f"<table><tr>{line(heads, 'th')}</tr>{body}</table>"
