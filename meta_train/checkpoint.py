@@ -28,6 +28,7 @@ import safetensors.numpy
 
 from meta_train.config import TrainConfig
 from meta_train.engine import Engine
+from meta_train.group_log import Total
 from meta_train.outer import OuterState
 from meta_train.preparation import Lanes, Prepared
 from meta_train.processes import Processes
@@ -70,7 +71,7 @@ class Checkpoints:
         self._part = _part(folder, processes.index, processes.count)
         self._part.mkdir(parents=True, exist_ok=True)
 
-    def save(self, engine: Engine) -> None:
+    def save(self, engine: Engine, totals: Mapping[int, Total]) -> None:
         """Write this process's part of a run; returns when it is safely on disk."""
         step = int(engine.state.step)
         saved = _steps(self._part)
@@ -81,7 +82,11 @@ class Checkpoints:
         }
         if self._processes.index == 0:
             pieces["state"] = engine.state
-        facts = {"config": self._config.text(), "groups": _describe(engine.in_flight)}
+        facts = {
+            "config": self._config.text(),
+            "groups": _describe(engine.in_flight),
+            "totals": {str(slot): total for slot, total in totals.items()},
+        }
         _write(_file(self._part, step), pieces, facts)
         for old in saved[: 1 - _KEPT]:
             _file(self._part, old).unlink()
@@ -141,6 +146,15 @@ class Checkpoints:
             like = engine.lanes[int(slot)]
             lanes[int(slot)] = self._load(found, index, f"group{slot}", like)
         return lanes
+
+    def restore_totals(self, found: Found, engine: Engine) -> dict[int, Total]:
+        """What the log of groups had added up of an engine's groups, by slot."""
+        totals = {}
+        for slot in engine.in_flight:
+            with self._open(found, slot % found.processes) as (_, facts):
+                if str(slot) in facts["totals"]:
+                    totals[slot] = Total(*facts["totals"][str(slot)])
+        return totals
 
     def _candidates(self) -> list[Found]:
         """Steps of which every process wrote its part, the newest first."""

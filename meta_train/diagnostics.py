@@ -8,7 +8,8 @@ of its own, so that estimates are independent:
 
 While training, the same numbers come with every estimate for nothing: ``snr`` and
 ``grad_std`` over the lanes, ``noise_ratio`` (the norm of xi over what its draws lead one to
-expect, about 1), ``guarded`` (share of losses capped), and `inner_times` of the state.
+expect, about 1), ``guarded`` (share of losses capped), ``guarded_pairs`` (share of lanes
+with such a loss in the window), and `inner_times` of the state.
 """
 
 import dataclasses

@@ -31,10 +31,16 @@ class Step(NamedTuple):
       metrics: scalars by name.
       totals: float32 sums over processes: of the wishes passed to `Engine.step`, then of
         ``inner_steps``, ``waited`` and ``replaced``.
+      groups: what each group of this process had part in it.
     """
 
     metrics: Metrics
     totals: Any
+    groups: tuple["Part", ...]
+
+    def read(self) -> "Step":
+        """The same on the host, as soon as it is computed."""
+        return jax.device_get(self)
 
     @property
     def wishes(self) -> np.ndarray:
@@ -55,6 +61,22 @@ class Step(NamedTuple):
     def replaced(self) -> int:
         """Groups that made room for the next."""
         return int(self.totals[-1])
+
+
+class Part(NamedTuple):
+    """A group in an outer step.
+
+    Attributes:
+      group: which one.
+      tasks: the names of its tasks.
+      loss: its outer loss; 0 where its estimate was lost.
+      counted: 1, or 0 where its estimate was lost.
+    """
+
+    group: Group
+    tasks: tuple[str, ...]
+    loss: Any
+    counted: Any
 
 
 class _Running:
@@ -136,6 +158,7 @@ class Engine:
         waited, replaced = self._replace_groups()
         view = View.of(self.state)
         contributions: list[Contribution] = []
+        parts: list[Part] = []
         inner_steps = 0
         for slot, running in self._running.items():
             prepared = running.prepared
@@ -147,12 +170,14 @@ class Engine:
             if self._one_at_a_time:
                 jax.block_until_ready(contribution)
             contributions.append(contribution)
+            loss, counted = contribution.metrics["loss"], contribution.groups
+            parts.append(Part(prepared.group, prepared.tasks, loss, counted))
             inner_steps += estimator.num_pairs * 2 * estimator.truncation.window
         numbers = np.array([*wishes, inner_steps, waited, replaced], np.float32)
         total, totals = self._processes.sum(contributions, numbers)
         self.state, metrics = self._update(self.state, total)
         self._step += 1
-        return Step(metrics, totals)
+        return Step(metrics, totals, tuple(parts))
 
     @property
     def lanes(self) -> dict[int, Lanes]:

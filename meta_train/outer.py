@@ -225,6 +225,8 @@ def update_function(
         metrics |= {
             "grad_norm": norm,
             "clipped": _share(grad, lambda g: jnp.abs(g) > clip),
+            "update_norm": optax.tree.norm(optax.tree.sub(theta, state.theta)),
+            "theta_norm": optax.tree.norm(theta),
             "skipped": skipped,
             "lost_groups": total.lost,
         }

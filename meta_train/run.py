@@ -2,12 +2,13 @@
 
 folder/config.json       the config
 folder/metrics.jsonl     one line per outer step; the same with and without a stop
+folder/groups.jsonl      one line per group that ended; likewise
 folder/timing.jsonl      seconds and inner steps per second, which never are the same
 folder/tensorboard/      both, for those who have it open anyway
 folder/checkpoints/      the last few states
 folder/cache/            compiled programs
 folder/theta/            the result, loadable with `pretrained.load`
-folder/*.png             plots
+folder/report.html       all of it to look at; `report.write` makes it, at any time
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
 from meta_train.devices import compilation_cache_in, lane_mesh
 from meta_train.engine import Engine, Step
+from meta_train.group_log import GroupLog, Total, forget_lost_processes
 from meta_train.preparation import Preparation, View
 from meta_train.processes import Processes, ProcessLostError
 from meta_train.run_log import RunLog, Timing
@@ -107,20 +109,30 @@ def train(
     with (
         compilation_cache_in(folder / "cache"),
         stop_signals.watch() as stopped,
-        _engine(config, folder, resume, processes, warn) as (engine, checkpoints),
+        _engine(config, folder, resume, processes, warn) as (
+            engine,
+            checkpoints,
+            totals,
+        ),
+        GroupLog(folder, processes.index, int(engine.state.step), totals) as groups,
         RunLog(folder, keep_steps=int(engine.state.step))
         if first
         else nullcontext() as log,
     ):
+        if first:
+            forget_lost_processes(folder, processes.count, int(engine.state.step))
 
-        def report(step: int, metrics: dict[str, float], timing: Timing) -> None:
+        def report(number: int, step: Step, timing: Timing) -> None:
+            groups.add(number, step.groups)
             if log is not None:
-                log.write(step, metrics, timing)
-                on_progress(Progress(step, config.outer_steps, metrics, timing))
+                metrics = {k: float(x) for k, x in step.metrics.items()}
+                log.write(number, metrics, timing)
+                on_progress(Progress(number, config.outer_steps, metrics, timing))
 
+        save = lambda: checkpoints.save(engine, groups.totals)
         with _naming_lost_processes(processes):
-            reason = _loop(config, engine, checkpoints, report, deadline, stopped)
-            checkpoints.save(engine)
+            reason = _loop(config, engine, save, report, deadline, stopped)
+            save()
             step, average = int(engine.state.step), engine.state.average
     result = Result(average, step, reason == "finished", reason, folder)
     if first:
@@ -163,8 +175,8 @@ def _engine(
     resume: bool,
     processes: Processes,
     warn: Callable[[str], None],
-) -> Iterator[tuple[Engine, Checkpoints]]:
-    """The engine at the step to go on from, and the checkpoints of its run."""
+) -> Iterator[tuple[Engine, Checkpoints, dict[int, Total]]]:
+    """The engine at the step to go on from, its checkpoints, its groups' totals."""
     mesh = lane_mesh()
     groups, optimizer = config.groups(), config.outer()
     state = outer.start_without_lanes(
@@ -190,9 +202,11 @@ def _engine(
     try:
         engine = Engine(groups, preparation, update, state, processes, mesh)
         engine.begin()
+        totals = {}
         if found is not None:
             engine.set_lanes(checkpoints.restore_lanes(found[0], engine))
-        yield engine, checkpoints
+            totals = checkpoints.restore_totals(found[0], engine)
+        yield engine, checkpoints, totals
     finally:
         preparation.close()
 
@@ -200,8 +214,8 @@ def _engine(
 def _loop(
     config: TrainConfig,
     engine: Engine,
-    checkpoints: Checkpoints,
-    report: Callable[[int, dict[str, float], Timing], None],
+    save: Callable[[], None],
+    report: Callable[[int, Step, Timing], None],
     deadline: float | None,
     stopped: list[str],
 ) -> str:
@@ -216,13 +230,14 @@ def _loop(
     saved_at = mark = time.monotonic()
     pending: Step | None = None
 
-    def read(step: Step, number: int) -> None:
+    def read(step: Step, number: int) -> np.ndarray:
         nonlocal mark
-        metrics = {k: float(x) for k, x in jax.device_get(step.metrics).items()}
+        step = step.read()
         now = time.monotonic()
         seconds, mark = now - mark, now
         rate = step.inner_steps / seconds
-        report(number, metrics, Timing(seconds, rate, step.waited, step.replaced))
+        report(number, step, Timing(seconds, rate, step.waited, step.replaced))
+        return step.wishes
 
     while done < config.outer_steps:
         now = time.monotonic()
@@ -232,8 +247,7 @@ def _loop(
         done += 1
         granted = np.zeros(3)
         if pending is not None:
-            granted = pending.wishes
-            read(pending, done - 1)
+            granted = read(pending, done - 1)
         pending = step
         if granted.any():
             read(pending, done)
@@ -243,7 +257,7 @@ def _loop(
                 return stopped[0] if stopped else "stopped by another process"
             return "time budget"
         if granted[2]:
-            checkpoints.save(engine)
+            save()
             saved_at = mark = time.monotonic()
     if pending is not None:
         read(pending, done)

@@ -7,7 +7,7 @@ tensorboard/     both, where tensorboardX is installed
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class RunLog:
 
     def __init__(self, folder: Path, keep_steps: int):
         for name in ("metrics.jsonl", "timing.jsonl"):
-            _truncate(folder / name, keep_steps)
+            cut_back(folder / name, keep_steps)
         self._metrics = (folder / "metrics.jsonl").open("a", buffering=1)
         self._timing = (folder / "timing.jsonl").open("a", buffering=1)
         self._board = None
@@ -69,22 +69,28 @@ class RunLog:
 
 def read_metrics(folder: Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:
     """The columns of a run's log, each ``[steps]``."""
-    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    rows = read_rows(folder / name)
     return {
         key: np.array([row[key] for row in rows]) for key in (rows[0] if rows else {})
     }
 
 
-def _truncate(path: Path, keep_steps: int) -> None:
-    if not path.exists():
-        return
-    kept = []
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, up to one that a kill cut short."""
+    rows: list[dict[str, Any]] = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= keep_steps:
-                kept.append(line + "\n")
+            rows.append(json.loads(line))
         except json.JSONDecodeError:
-            break  # the line a kill cut short
+            break
+    return rows
+
+
+def cut_back(path: Path, keep_steps: int) -> None:
+    """Leave in a log what happened in so many outer steps."""
+    if not path.exists():
+        return
+    kept = [row for row in read_rows(path) if row["step"] <= keep_steps]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
     temporary.replace(path)

@@ -146,6 +146,7 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
             "delta": delta,
             "delta_square": delta**2,
             "guarded": result.guarded,
+            "guarded_pairs": (result.guarded > 0).astype(jnp.float32),
             "noise_ratio": jnp.linalg.norm(result.noise) / expected,
             "inner_step": lane.window * float(self.truncation.window),
             "resets": done.astype(jnp.float32),

@@ -20,6 +20,7 @@ from meta_train import (
     TaskMix,
     TrainConfig,
     Truncation,
+    group_log,
     preparation,
     run,
 )
@@ -128,6 +129,23 @@ def test_one_program_serves_every_horizon_and_truncation_draws_the_same():
 def test_a_run_stopped_again_and_again_ends_as_if_it_had_not_been(unbroken, tmp_path):
     _train_in_pieces(tmp_path, CONFIG, every=3)
     assert _lines(tmp_path) == _lines(unbroken)
+    assert group_log.read_groups(tmp_path) == group_log.read_groups(unbroken)
+
+
+def test_the_log_of_groups_says_how_each_did_on_which_tasks(unbroken):
+    logged, groups = group_log.read_groups(unbroken), CONFIG.groups()
+    replaced = run.read_metrics(unbroken, "timing.jsonl")["replaced"].sum()
+    assert len(logged) >= replaced >= 4
+    for line in logged:
+        group = groups.at(line["slot"], line["step"] - 1)
+        assert (line["generation"], line["born"]) == (group.generation, group.born)
+        assert line["step"] == group.ends and line["windows"] == group.windows
+        assert line["tasks"] == [task.name for task in groups.tasks(group)]
+    # With step 13 a group ends in both slots; each step's loss is the mean over slots.
+    loss = sum(
+        g["loss"] * (g["step"] - g["born"]) / 2 for g in logged if g["step"] < 14
+    )
+    assert loss == pytest.approx(run.read_metrics(unbroken)["loss"][:13].sum())
 
 
 def test_slow_preparation_changes_nothing_but_the_waiting(
