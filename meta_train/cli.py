@@ -62,10 +62,26 @@ class Train:
             console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
             sys.stdout.flush()
             os._exit(1)  # jax would wait for the processes that are gone
-        display.plot_run(self.folder)
+        display.report_run(self.folder)
         if not result.finished:
             console.print(f"Stopped ({result.reason}); go on with --resume.")
         console.print(f"Use it: pretrained.load({str(self.folder / 'theta')!r})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A run on one HTML page that needs no network, at any moment of the run.
+
+    Example: learned-opt report runs/mine
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """The run folder; gets report.html."""
+
+    def __call__(self) -> None:
+        from meta_train import report
+
+        console.print(f"Report: {report.write(self.folder)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,6 +370,7 @@ class Reproduce:
 
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
     | Annotated[Data, tyro.conf.subcommand("data")]

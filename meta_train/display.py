@@ -17,7 +17,7 @@ from rich.table import Table
 import learned_opt
 import pretrained
 from meta_train import demo as demonstration
-from meta_train import evaluate, run
+from meta_train import evaluate, report, run
 from meta_train.config import TrainConfig
 from meta_train.evaluate import Comparison
 
@@ -77,14 +77,12 @@ def train(
     return result
 
 
-def plot_run(folder: Path) -> None:
-    """The plots of a run, where matplotlib is installed."""
+def report_run(folder: Path) -> None:
+    """The page about a run, where matplotlib is installed."""
     try:
-        from meta_train import plots
-
-        console.print(f"Plot: {plots.plot_run(folder)}")
+        console.print(f"Report: {report.write(folder)}")
     except ImportError as error:
-        console.print(f"[yellow]no plot:[/] {error}")
+        console.print(f"[yellow]no report:[/] {error}")
 
 
 def demo(command: "Demo", time_budget: float | None) -> None:
@@ -94,7 +92,7 @@ def demo(command: "Demo", time_budget: float | None) -> None:
     if command.outer_steps is not None:
         config = dataclasses.replace(config, outer_steps=command.outer_steps)
     result = train(config, command.folder, command.resume, time_budget)
-    plot_run(command.folder)
+    report_run(command.folder)
     theta_folder = command.folder / "theta"
     contender = evaluate.contender(str(theta_folder))
     label = f"{command.optimizer} (no tuning)"

@@ -12,6 +12,7 @@ from meta_train.task_display import read_checked
     "command",
     [
         "train",
+        "report",
         "evaluate",
         "tasks",
         "data",

@@ -1,0 +1,107 @@
+"""A run on one HTML page, which needs no network to read: at any moment of the run.
+
+    report.write(Path("runs/mine"))        # runs/mine/report.html
+
+It says how far the run is and how it was made, draws its logs, and names the groups of
+tasks that it does worst on.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meta_train import offline_page
+from meta_train.config import TrainConfig
+from meta_train.group_log import read_groups
+from meta_train.run_log import read_metrics
+
+_RECENT = 100  # outer steps that "of late" means
+_WORST = 20  # groups by name
+
+
+def write(folder: Path) -> Path:
+    """Write ``report.html`` into a run folder; its path.
+
+    Raises:
+      FileNotFoundError: the folder holds no run.
+      ImportError: matplotlib is not installed.
+    """
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"{folder} holds no run: there is no config.json in it."
+        )
+    from meta_train import plots
+
+    config = TrainConfig.load(folder / "config.json")
+    metrics = read_metrics(folder)
+    timing = read_metrics(folder, "timing.jsonl")
+    parts = [offline_page.command(config.command())]
+    if metrics and timing:
+        summary = _summary(config, metrics, timing)
+        parts.append(offline_page.table(["", ""], summary))
+        pictures = plots.plot_run(folder, config.horizons.window)
+        parts += [offline_page.picture(*item) for item in pictures.items()]
+        parts += _worst(read_groups(folder), config.horizons.window)
+    else:
+        parts.append(offline_page.paragraph("No outer step has been made yet."))
+    fields = _fields(dataclasses.asdict(config))
+    parts += [offline_page.heading("Config"), offline_page.table(["", ""], fields)]
+    return offline_page.write(folder / "report.html", f"Run {folder.name}", parts)
+
+
+def _summary(
+    config: TrainConfig,
+    metrics: Mapping[str, np.ndarray],
+    timing: Mapping[str, np.ndarray],
+) -> list[tuple[str, str]]:
+    step, seconds = int(metrics["step"][-1]), timing["seconds"].sum()
+    recent = metrics["loss"][-_RECENT:]
+    inner_steps = timing["inner_steps_per_second"] @ timing["seconds"]
+    return [
+        ("outer steps", f"{step:,} of {config.outer_steps:,}"),
+        ("outer loss, first", f"{metrics['loss'][:_RECENT].mean():.4f}"),
+        ("outer loss, of late", f"{recent.mean():.4f} (mean of {len(recent)} steps)"),
+        ("updates skipped", f"{int(metrics['skipped'][-1])}"),
+        ("estimates of groups lost", f"{int(metrics['lost_groups'].sum())}"),
+        ("times theta was rolled back", f"{int(metrics['rollbacks'][-1])}"),
+        ("time in outer steps", f"{seconds:,.0f} s"),
+        ("inner steps", f"{inner_steps:,.0f}, {inner_steps / seconds:,.0f} a second"),
+        ("waited for groups", f"{timing['waited'].sum():,.1f} s"),
+    ]
+
+
+def _worst(groups: Sequence[Mapping[str, Any]], window: int) -> list[str]:
+    """The groups of highest loss, those first whose estimates were all lost."""
+    order = sorted(groups, key=lambda g: -np.nan_to_num(g["loss"], nan=np.inf))
+    rows = []
+    for group in order[:_WORST]:
+        names = list(dict.fromkeys(group["tasks"]))
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        windows = group["windows"]
+        rows.append(
+            [
+                ", ".join(names[:4]) + more,
+                f"{group['loss']:.4f}",
+                str(group["lost"]),
+                f"{group['born']} to {group['step']}",
+                "of each lane" if windows is None else str(windows * window),
+            ]
+        )
+    heads = ["tasks", "mean outer loss", "estimates lost", "outer steps", "horizon"]
+    title = f"The worst of {len(groups)} groups"
+    return [offline_page.heading(title), offline_page.table(heads, rows)]
+
+
+def _fields(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """All fields of a config, those of configs within among them."""
+    rows: list[tuple[str, str]] = []
+    for name, value in config.items():
+        if isinstance(value, dict):
+            rows += _fields(value)
+        else:
+            rows.append((name, json.dumps(value)))
+    return rows

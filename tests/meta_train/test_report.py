@@ -1,0 +1,79 @@
+"""The page about a run: at any moment, offline, with what a person asks first."""
+
+import json
+import re
+
+import pytest
+
+from meta_train import TrainConfig, report
+
+pytest.importorskip("matplotlib")
+CONFIG = TrainConfig(optimizer="sgd", groups_in_flight=2, outer_steps=60)
+
+
+def _folder(tmp_path, steps, groups=()):
+    """A run folder as a run leaves it after so many outer steps."""
+    CONFIG.save(tmp_path / "config.json")
+    columns = ("loss grad_norm clipped update_norm snr grad_std guarded guarded_pairs "
+               "noise_ratio inner_step skipped lost_groups rollbacks").split()  # fmt: skip
+    speeds = ("inner_steps_per_second", "seconds", "waited", "replaced")
+    for name, keys in (("metrics", columns), ("timing", speeds)):
+        rows = [
+            {"step": step} | {k: (step + i) / 8 for i, k in enumerate(keys)}
+            for step in range(1, steps + 1)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    (tmp_path / "groups.jsonl").write_text(
+        "".join(json.dumps(group) + "\n" for group in groups)
+    )
+    return tmp_path
+
+
+def _group(step, slot, loss, windows=4, **more):
+    line = {"slot": slot, "generation": 0, "born": step - 3, "step": step}
+    tasks = [f"bowl/seed{i}" for i in range(6)]
+    return line | {"windows": windows, "loss": loss, "lost": 0, "tasks": tasks} | more
+
+
+def test_the_page_is_whole_in_itself_and_says_how_far_the_run_is(tmp_path):
+    path = report.write(_folder(tmp_path, 40, [_group(3, 0, 0.5)]))
+    page = path.read_text()
+    assert path == tmp_path / "report.html"
+    assert page.count("data:image/png;base64,") == 5
+    assert "http" not in page and 'src="/' not in page
+    assert "40 of 60" in page and "--optimizer sgd" in page and "loss_cap" in page
+
+
+def test_the_worst_groups_come_first_those_without_any_estimate_before_them(tmp_path):
+    groups = [
+        _group(3, 0, 0.5, tasks=["easy"]),
+        _group(4, 1, 1.5, tasks=["hard"]),
+        _group(6, 0, float("nan"), tasks=["broken"], lost=3),
+        _group(7, 1, 0.7),
+    ]
+    page = report.write(_folder(tmp_path, 10, groups)).read_text()
+    worst = page.partition("The worst of 4 groups")[2].partition("</table>")[0]
+    names = re.findall(r"<tr><td>([\w/]+)", worst)
+    assert names == ["broken", "hard", "bowl/seed0", "easy"]
+    assert "and 2 more" in worst and "400" in worst
+
+
+def test_groups_that_stay_have_no_horizon_of_their_own(tmp_path):
+    page = report.write(_folder(tmp_path, 10, [_group(4, 0, 0.5, None)])).read_text()
+    assert "of each lane" in page and "Groups in flight" in page
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_run_that_was_just_begun_or_killed_has_a_page(tmp_path, cut):
+    folder = _folder(tmp_path, 1 if cut else 0)
+    if cut:
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 2, "lo')
+    page = report.write(folder).read_text()
+    assert ("1 of 60" in page) if cut else ("No outer step" in page)
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        report.write(tmp_path)
