@@ -1,43 +1,39 @@
-"""Checkpoints of a run: atomic, a few kept, a bad one never fatal.
+"""Checkpoints of a run: written while it goes on, a few kept, a bad one never fatal.
 
     checkpoints/0of2/<step>.safetensors    state/...    theta and all that moves with it
                                            group<s>/... lanes of the group in slot s
 
 Each process of a run writes its own groups into its own folder, the first one the state
 too. All of them read what they need from all folders, so a run may go on with another
-number of processes. (Orbax writes arrays that all processes have in common; lanes belong
-to one.) A file appears under its name only when it is whole and on disk, and holds a
-checksum. A checkpoint that cannot be read is named and passed over for the one before
-it; one that another config made, or whose groups hold other tasks, is refused.
+number of processes. The arrays are copied to the host at once and written in a thread. One
+that cannot be written is named, and the next turn tries again. One that cannot be read is
+named and passed over for the one before it; one that another config made, or whose
+groups hold other tasks, is refused.
+
+(Orbax writes in a thread too, but arrays that its processes hold in common, with barriers
+between them; lanes belong to one process, which should wait for no other.)
 """
 
-import hashlib
-import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import safetensors
-import safetensors.numpy
-
+from meta_train import stored_trees
+from meta_train.background_writer import BackgroundWriter
 from meta_train.config import TrainConfig
 from meta_train.engine import Engine
 from meta_train.group_log import Total
 from meta_train.outer import OuterState
 from meta_train.preparation import Lanes, Prepared
 from meta_train.processes import Processes
+from meta_train.stored_trees import Arrays
 
 _KEPT = 3
 
 
 class CheckpointError(RuntimeError):
-    """There are checkpoints and none of them can be used; the message says why."""
+    """No checkpoint can be used, or the last one not be written; says what to do."""
 
 
 class Found(NamedTuple):
@@ -54,7 +50,11 @@ class Checkpoints:
       folder: made when missing.
       config: the run's config, stored with every checkpoint and compared on restore.
       processes: of which this one keeps its own part.
-      warn: told, in one line each, about checkpoints that were passed over.
+      warn: told, in one line each, about checkpoints that were passed over, or could not
+        be written.
+
+    Attributes:
+      writer: writes them.
     """
 
     def __init__(
@@ -64,19 +64,57 @@ class Checkpoints:
         processes: Processes,
         warn: Callable[[str], None],
     ):
+        self.writer = BackgroundWriter(warn)
         self._config = config
         self._processes = processes
         self._warn = warn
         self._folder = folder
         self._part = _part(folder, processes.index, processes.count)
         self._part.mkdir(parents=True, exist_ok=True)
+        for unfinished in self._part.glob("*.tmp"):  # a kill cut it short
+            unfinished.unlink()
 
     def save(self, engine: Engine, totals: Mapping[int, Total]) -> None:
-        """Write this process's part of a run; returns when it is safely on disk."""
+        """Copy this process's part of a run, and write it in the background.
+
+        The writer must not be busy.
+
+        Args:
+          engine: between two outer steps.
+          totals: of its groups, as the log of groups has them.
+        """
+        step = int(engine.state.step)
+        arrays, facts = self._content(engine, totals)
+        name = f"checkpoint {_file(self._part, step)}"
+        self.writer.write(name, lambda: self._write(step, arrays, facts))
+
+    def save_last(self, engine: Engine, totals: Mapping[int, Total]) -> None:
+        """Write this process's part of a run; returns when it is safely on disk.
+
+        Raises:
+          CheckpointError: that is not possible; says what to do.
+        """
+        self.writer.wait()
         step = int(engine.state.step)
         saved = _steps(self._part)
         if step in saved:
             return
+        try:
+            self._write(step, *self._content(engine, totals))
+        except OSError as error:
+            kept = (
+                f"--resume goes on from step {saved[-1]}" if saved else "none is kept"
+            )
+            raise CheckpointError(
+                f"the last checkpoint, of step {step}, could not be written: {error}. "
+                f"As it is, {kept}; so make room in {self._folder}, or mend what is "
+                "wrong with it, and go on with --resume."
+            ) from error
+
+    def _content(
+        self, engine: Engine, totals: Mapping[int, Total]
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """What belongs into this process's part."""
         pieces: dict[str, Any] = {
             f"group{slot}": lanes for slot, lanes in engine.lanes.items()
         }
@@ -87,13 +125,18 @@ class Checkpoints:
             "groups": _describe(engine.in_flight),
             "totals": {str(slot): total for slot, total in totals.items()},
         }
-        _write(_file(self._part, step), pieces, facts)
-        for old in saved[: 1 - _KEPT]:
+        return stored_trees.on_host(pieces), facts
+
+    def _write(self, step: int, arrays: Arrays, facts: dict[str, Any]) -> None:
+        stored_trees.write(_file(self._part, step), arrays, facts)
+        # Where another process cannot write, the last ones that all have are older.
+        count, mine = self._processes.count, _steps(self._part)
+        complete = _complete(self._folder, count)
+        for old in set(mine[:-_KEPT]) - set(complete[-_KEPT:]):
             _file(self._part, old).unlink()
-        if saved and self._processes.index == 0:
-            # By now all processes have written the one before, too.
+        if len(complete) > 1 and self._processes.index == 0:
             for part in self._folder.glob("*of*"):
-                if not part.name.endswith(f"of{self._processes.count}"):
+                if not part.name.endswith(f"of{count}"):
                     shutil.rmtree(part)
 
     def restore_state(self, like: OuterState) -> tuple[Found, OuterState] | None:
@@ -113,11 +156,11 @@ class Checkpoints:
             try:
                 for index in range(found.processes):
                     self._check(found, index)
-                return found, self._load(found, 0, "state", like)
+                with stored_trees.opened(self._where(found, 0)) as stored:
+                    return found, stored.load("state", like)
             except Exception as error:  # a broken file can fail in any way at all
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                where = _file(_part(self._folder, 0, found.processes), found.step)
-                refused.append(f"checkpoint {where}: {reason[0]}")
+                refused.append(f"checkpoint {self._where(found, 0)}: {reason[0]}")
                 self._warn(refused[-1])
         if refused:
             raise CheckpointError("no usable checkpoint:\n  " + "\n  ".join(refused))
@@ -134,64 +177,49 @@ class Checkpoints:
         for slot, now in _describe(engine.in_flight).items():
             if now["born"] == found.step:
                 continue  # it has not begun
-            index = int(slot) % found.processes
-            with self._open(found, index) as (_, facts):
-                was = facts["groups"][slot]
-            if was != now:
-                raise CheckpointError(
-                    f"at step {found.step} the group in slot {slot} was {was}, but would "
-                    f"be {now}: the data sets on this machine, or this package, have "
-                    "changed since."
-                )
-            like = engine.lanes[int(slot)]
-            lanes[int(slot)] = self._load(found, index, f"group{slot}", like)
+            with stored_trees.opened(self._where(found, int(slot))) as stored:
+                was = stored.facts["groups"][slot]
+                if was != now:
+                    raise CheckpointError(
+                        f"at step {found.step} the group in slot {slot} was {was}, but "
+                        f"would be {now}: the data sets on this machine, or this "
+                        "package, have changed since."
+                    )
+                like = engine.lanes[int(slot)]
+                lanes[int(slot)] = stored.load(f"group{slot}", like)
         return lanes
 
     def restore_totals(self, found: Found, engine: Engine) -> dict[int, Total]:
         """What the log of groups had added up of an engine's groups, by slot."""
         totals = {}
         for slot in engine.in_flight:
-            with self._open(found, slot % found.processes) as (_, facts):
-                if str(slot) in facts["totals"]:
-                    totals[slot] = Total(*facts["totals"][str(slot)])
+            with stored_trees.opened(self._where(found, slot)) as stored:
+                if str(slot) in stored.facts["totals"]:
+                    totals[slot] = Total(*stored.facts["totals"][str(slot)])
         return totals
 
     def _candidates(self) -> list[Found]:
         """Steps of which every process wrote its part, the newest first."""
-        found = []
-        for part in self._folder.glob("0of*"):
-            count = int(part.name.removeprefix("0of"))
-            parts = [_part(self._folder, index, count) for index in range(count)]
-            common = set.intersection(*(set(_steps(each)) for each in parts))
-            found += [Found(step, count) for step in common]
+        counts = [
+            int(part.name.removeprefix("0of")) for part in self._folder.glob("0of*")
+        ]
+        found = [
+            Found(s, count) for count in counts for s in _complete(self._folder, count)
+        ]
         return sorted(found, reverse=True)
 
     def _check(self, found: Found, index: int) -> None:
         """Raise ValueError for a part that is damaged or of another config."""
-        with self._open(found, index) as (file, facts):
-            differences = TrainConfig.parse(facts["config"]).differences(self._config)
-            if differences:
+        with stored_trees.opened(self._where(found, index)) as stored:
+            made_by = TrainConfig.parse(stored.facts["config"])
+            if differences := made_by.differences(self._config):
                 raise ValueError(f"made by another config ({'; '.join(differences)})")
-            if facts["sha256"] != _digest({k: file.get_tensor(k) for k in file.keys()}):
-                raise ValueError("it is damaged (checksum mismatch)")
+            stored.check()
 
-    def _load(self, found: Found, index: int, piece: str, like: Any) -> Any:
-        with self._open(found, index) as (file, facts):
-
-            def load(path: Any, like: jax.Array) -> jax.Array:
-                name, blank = _name(piece, path), jax.eval_shape(_data, like)
-                if facts["leaves"].get(name) != _kind(blank):
-                    raise ValueError(f"{name} is {facts['leaves'].get(name)} in it")
-                array = file.get_tensor(name).view(blank.dtype).reshape(blank.shape)
-                return _to_device(array, like)
-
-            return jax.tree.map_with_path(load, like)
-
-    @contextmanager
-    def _open(self, found: Found, index: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-        path = _file(_part(self._folder, index, found.processes), found.step)
-        with safetensors.safe_open(path, framework="numpy") as file:
-            yield file, json.loads(file.metadata()["facts"])
+    def _where(self, found: Found, slot: int) -> Path:
+        """The file that has a slot; of a process's own index, its file."""
+        part = _part(self._folder, slot % found.processes, found.processes)
+        return _file(part, found.step)
 
 
 def _part(folder: Path, index: int, count: int) -> Path:
@@ -207,6 +235,12 @@ def _steps(part: Path) -> list[int]:
     return sorted(int(path.stem) for path in part.glob("*.safetensors"))
 
 
+def _complete(folder: Path, count: int) -> list[int]:
+    """Steps of which each of so many processes wrote its part, the oldest first."""
+    parts = [set(_steps(_part(folder, index, count))) for index in range(count)]
+    return sorted(set.intersection(*parts))
+
+
 def _describe(in_flight: Mapping[int, Prepared]) -> dict[str, Any]:
     """What must be as it was for lanes to go on, by slot."""
     return {
@@ -219,58 +253,3 @@ def _describe(in_flight: Mapping[int, Prepared]) -> dict[str, Any]:
         }
         for slot, prepared in in_flight.items()
     }
-
-
-def _write(path: Path, pieces: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Whole or not at all, even if the machine loses power."""
-    arrays = {
-        _name(piece, leaf_path): np.asarray(_data(leaf))
-        for piece, tree in pieces.items()
-        for leaf_path, leaf in jax.tree.leaves_with_path(tree)
-    }
-    # As bytes: the format does not know every type of number.
-    stored = {k: np.frombuffer(x.tobytes(), np.uint8) for k, x in arrays.items()}
-    facts |= {
-        "leaves": {name: _kind(array) for name, array in arrays.items()},
-        "sha256": _digest(stored),
-    }
-    content = safetensors.numpy.save(stored, {"facts": json.dumps(facts)})
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _name(piece: str, path: Any) -> str:
-    return piece + "/" + jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _kind(array: Any) -> list[Any]:
-    return [array.dtype.name, list(array.shape)]
-
-
-def _digest(stored: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over the names and contents of all arrays."""
-    digest = hashlib.sha256()
-    for name in sorted(stored):
-        digest.update(name.encode())
-        digest.update(stored[name].tobytes())
-    return digest.hexdigest()
-
-
-def _is_key(x: jax.Array) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def _data(x: jax.Array) -> jax.Array:
-    """The array itself; of random keys their data."""
-    return jax.random.key_data(x) if _is_key(x) else x
-
-
-def _to_device(x: np.ndarray, like: jax.Array) -> jax.Array:
-    array = jnp.asarray(x)
-    if _is_key(like):
-        array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
-    return jax.device_put(array, like.sharding)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from meta_train.checkpoint import CheckpointError
 from meta_train.config import TrainConfig
 from meta_train.devices import use_all_cores, use_compilation_cache
 
@@ -399,7 +400,7 @@ def main(arguments: list[str] | None = None) -> None:
         use_compilation_cache(os.path.join(_cache_home(), "learned-opt", "jax"))
     try:
         command()
-    except (LookupError, ValueError, OSError, ImportError) as error:
+    except (LookupError, ValueError, OSError, ImportError, CheckpointError) as error:
         if os.environ.get("LEARNED_OPT_TRACEBACK"):
             raise
         console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)

@@ -10,15 +10,14 @@ draws its own), ``loss`` (mean outer loss; NaN where all estimates were lost), `
 `CHAPTER` outer steps. All of it depends on the seed alone.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from meta_train.engine import Part
-from meta_train.run_log import cut_back, read_rows
+from meta_train.run_log import Lines, cut_back, read_rows
 
 CHAPTER = 100  # outer steps between two lines of a group that stays
 
@@ -39,15 +38,19 @@ class GroupLog:
       process: index of this process, from 0.
       keep_steps: outer steps done; what was logged after them will happen again.
       totals: of the groups in flight by slot, where the run goes on.
+      warn: told what cannot be written.
     """
 
     def __init__(
-        self, folder: Path, process: int, keep_steps: int, totals: dict[int, Total]
+        self,
+        folder: Path,
+        process: int,
+        keep_steps: int,
+        totals: dict[int, Total],
+        warn: Callable[[str], None] = print,
     ):
         self.totals = dict(totals)
-        path = _path(folder, process)
-        cut_back(path, keep_steps)
-        self._file = path.open("a", buffering=1)
+        self._lines = Lines(_path(folder, process), keep_steps, warn)
 
     def add(self, step: int, parts: Iterable[Part]) -> None:
         """Count an outer step, from 1; write about the groups that end with it."""
@@ -72,13 +75,13 @@ class GroupLog:
                 "lost": total.steps - total.counted,
                 "tasks": tasks,
             }
-            self._file.write(json.dumps(line) + "\n")
+            self._lines.add(line)
 
     def __enter__(self) -> "GroupLog":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        self._lines.__exit__(*error)
 
 
 def forget_lost_processes(folder: Path, processes: int, keep_steps: int) -> None:

@@ -71,7 +71,13 @@ def _summary(
         ("time in outer steps", f"{seconds:,.0f} s"),
         ("inner steps", f"{inner_steps:,.0f}, {inner_steps / seconds:,.0f} a second"),
         ("waited for groups", f"{timing['waited'].sum():,.1f} s"),
+        ("checkpoints that failed", f"{_failures(timing['failed_writes'])}"),
     ]
+
+
+def _failures(so_far: np.ndarray) -> int:
+    """Over all processes that went on with the run, each of which counts from 0."""
+    return int(np.maximum(np.diff(so_far, prepend=0), 0).sum())
 
 
 def _worst(groups: Sequence[Mapping[str, Any]], window: int) -> list[str]:

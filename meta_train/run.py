@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
 from meta_train.devices import compilation_cache_in, lane_mesh
 from meta_train.engine import Engine, Step
-from meta_train.group_log import GroupLog, Total, forget_lost_processes
+from meta_train.group_log import GroupLog, forget_lost_processes
 from meta_train.preparation import Preparation, View
 from meta_train.processes import Processes, ProcessLostError
 from meta_train.run_log import RunLog, Timing
@@ -92,7 +92,8 @@ def train(
     Raises:
       FileExistsError: the folder holds a run and ``resume`` is False.
       ValueError: the folder holds a run of another config; names the fields.
-      CheckpointError: there are checkpoints, but none is usable.
+      CheckpointError: there are checkpoints, but none is usable; or the last one of this
+        run could not be written (those before it may fail).
       LookupError: an unknown suite, or tasks whose data are not on this machine.
       ProcessLostError: another process of the run is gone; start all of them again, as
         many as there are now, with ``resume``.
@@ -109,31 +110,21 @@ def train(
     with (
         compilation_cache_in(folder / "cache"),
         stop_signals.watch() as stopped,
-        _engine(config, folder, resume, processes, warn) as (
-            engine,
-            checkpoints,
-            totals,
-        ),
-        GroupLog(folder, processes.index, int(engine.state.step), totals) as groups,
-        RunLog(folder, keep_steps=int(engine.state.step))
-        if first
-        else nullcontext() as log,
+        _begun(config, folder, resume, processes, warn) as run,
+        RunLog(folder, run.step, warn) if first else nullcontext() as log,
     ):
-        if first:
-            forget_lost_processes(folder, processes.count, int(engine.state.step))
 
         def report(number: int, step: Step, timing: Timing) -> None:
-            groups.add(number, step.groups)
+            run.groups.add(number, step.groups)
             if log is not None:
                 metrics = {k: float(x) for k, x in step.metrics.items()}
                 log.write(number, metrics, timing)
                 on_progress(Progress(number, config.outer_steps, metrics, timing))
 
-        save = lambda: checkpoints.save(engine, groups.totals)
         with _naming_lost_processes(processes):
-            reason = _loop(config, engine, save, report, deadline, stopped)
-            save()
-            step, average = int(engine.state.step), engine.state.average
+            reason = _loop(run, report, deadline, stopped)
+            run.checkpoints.save_last(run.engine, run.groups.totals)
+            step, average = run.step, run.engine.state.average
     result = Result(average, step, reason == "finished", reason, folder)
     if first:
         save_theta(config, result)
@@ -168,15 +159,31 @@ def save_theta(config: TrainConfig, result: Result) -> Path:
     return path
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+    """A run in progress, as one process has it."""
+
+    engine: Engine
+    checkpoints: Checkpoints
+    groups: GroupLog
+    processes: Processes
+    outer_steps: int
+
+    @property
+    def step(self) -> int:
+        """Outer steps done; waits for them."""
+        return int(self.engine.state.step)
+
+
 @contextmanager
-def _engine(
+def _begun(
     config: TrainConfig,
     folder: Path,
     resume: bool,
     processes: Processes,
     warn: Callable[[str], None],
-) -> Iterator[tuple[Engine, Checkpoints, dict[int, Total]]]:
-    """The engine at the step to go on from, its checkpoints, its groups' totals."""
+) -> Iterator[_Run]:
+    """The run at the step to go on from."""
     mesh = lane_mesh()
     groups, optimizer = config.groups(), config.outer()
     state = outer.start_without_lanes(
@@ -206,15 +213,20 @@ def _engine(
         if found is not None:
             engine.set_lanes(checkpoints.restore_lanes(found[0], engine))
             totals = checkpoints.restore_totals(found[0], engine)
-        yield engine, checkpoints, totals
+        step = int(engine.state.step)
+        if processes.index == 0:
+            forget_lost_processes(folder, processes.count, step)
+        with (
+            closing(checkpoints.writer),
+            GroupLog(folder, processes.index, step, totals, warn) as log,
+        ):
+            yield _Run(engine, checkpoints, log, processes, config.outer_steps)
     finally:
         preparation.close()
 
 
 def _loop(
-    config: TrainConfig,
-    engine: Engine,
-    save: Callable[[], None],
+    run: _Run,
     report: Callable[[int, Step, Timing], None],
     deadline: float | None,
     stopped: list[str],
@@ -224,9 +236,11 @@ def _loop(
     One step is in flight: the metrics of step n are read while n + 1 runs. More would be
     no faster, and XLA's CPU collectives can deadlock on a queue. A wish to stop or to
     write a checkpoint travels with the sums over processes and is granted when they are
-    read, so that all processes do it after the same step.
+    read, so that all processes do it after the same step: a stop where any of them wishes
+    it, a checkpoint where all do, none of them being busy with the one before.
     """
-    done = int(engine.state.step)
+    engine, writer = run.engine, run.checkpoints.writer
+    done = run.step
     saved_at = mark = time.monotonic()
     pending: Step | None = None
 
@@ -235,29 +249,33 @@ def _loop(
         step = step.read()
         now = time.monotonic()
         seconds, mark = now - mark, now
-        rate = step.inner_steps / seconds
-        report(number, step, Timing(seconds, rate, step.waited, step.replaced))
+        speed = seconds, step.inner_steps / seconds
+        report(
+            number, step, Timing(*speed, step.waited, step.replaced, writer.failures)
+        )
         return step.wishes
 
-    while done < config.outer_steps:
+    while done < run.outer_steps:
         now = time.monotonic()
-        late = deadline is not None and now > deadline - _LAST_WORDS_SECONDS
-        due = now - saved_at > CHECKPOINT_SECONDS
+        reserve = _LAST_WORDS_SECONDS + 2 * writer.longest
+        late = deadline is not None and now > deadline - reserve
+        due = now - saved_at > CHECKPOINT_SECONDS and not writer.busy
         step = engine.step([bool(stopped), late, due])
         done += 1
         granted = np.zeros(3)
         if pending is not None:
             granted = read(pending, done - 1)
         pending = step
-        if granted.any():
+        stop, out_of_time, save = granted >= (1, 1, run.processes.count)
+        if stop or out_of_time or save:
             read(pending, done)
             pending = None
-        if granted[:2].any() and done < config.outer_steps:
-            if granted[0]:
+        if (stop or out_of_time) and done < run.outer_steps:
+            if stop:
                 return stopped[0] if stopped else "stopped by another process"
             return "time budget"
-        if granted[2]:
-            save()
+        if save:
+            run.checkpoints.save(engine, run.groups.totals)
             saved_at = mark = time.monotonic()
     if pending is not None:
         read(pending, done)

@@ -6,26 +6,78 @@ tensorboard/     both, where tensorboardX is installed
 """
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from meta_train.tensorboard import Board
+
 
 class Timing(NamedTuple):
-    """How fast an outer step was.
+    """How fast an outer step was, and how the disk did.
 
     Attributes:
       seconds: since the step before.
       inner_steps_per_second: optimizer steps of all groups in that time.
       waited: seconds spent waiting for a group that was not prepared in time.
       replaced: groups that made room for the next.
+      failed_writes: checkpoints that could not be written since this process began.
     """
 
     seconds: float
     inner_steps_per_second: float
     waited: float
     replaced: int
+    failed_writes: int
+
+
+class Lines:
+    """A log of one line per row; a context, which closes it.
+
+    A full disk is no reason to end a run: what it does not take is kept, and written with
+    a later line.
+
+    Args:
+      path: the file; appended to.
+      keep_steps: outer steps done; what was logged after them will happen again.
+      warn: told once when lines cannot be written, and how many are lost in the end.
+    """
+
+    def __init__(self, path: Path, keep_steps: int, warn: Callable[[str], None]):
+        cut_back(path, keep_steps)
+        self._path, self._warn = path, warn
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
+        self._failing = False
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row."""
+        self._unwritten += (json.dumps(row) + "\n").encode()
+        try:
+            self._write()
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                self._warn(f"{error}: lines of {self._path} are kept until they fit.")
+            self._failing = True
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._write()
+        except OSError as full:
+            lost = self._unwritten.count(b"\n")
+            self._warn(f"{full}: the last {lost} lines of {self._path} are lost.")
+        self._file.close()
+
+    def _write(self) -> None:
+        while self._unwritten:
+            taken = self._file.write(self._unwritten)
+            self._unwritten = self._unwritten[taken:]
 
 
 class RunLog:
@@ -34,37 +86,40 @@ class RunLog:
     Args:
       folder: the run folder.
       keep_steps: outer steps done; what was logged after them will happen again.
+      warn: told what cannot be written.
     """
 
-    def __init__(self, folder: Path, keep_steps: int):
-        for name in ("metrics.jsonl", "timing.jsonl"):
-            cut_back(folder / name, keep_steps)
-        self._metrics = (folder / "metrics.jsonl").open("a", buffering=1)
-        self._timing = (folder / "timing.jsonl").open("a", buffering=1)
-        self._board = None
+    def __init__(self, folder: Path, keep_steps: int, warn: Callable[[str], None]):
+        self._metrics = Lines(folder / "metrics.jsonl", keep_steps, warn)
+        self._timing = Lines(folder / "timing.jsonl", keep_steps, warn)
+        self._warn = warn
         try:
-            from tensorboardX import SummaryWriter
+            self._board = Board(folder / "tensorboard", keep_steps)
         except ImportError:
-            return  # part of the extra "plot"
-        self._board = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=keep_steps + 1, flush_secs=30
-        )
+            self._board = None  # part of the extra "plot"
 
     def write(self, step: int, metrics: dict[str, float], timing: Timing) -> None:
         """Log an outer step, counted from 1."""
-        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._timing.write(json.dumps({"step": step, **timing._asdict()}) + "\n")
+        self._metrics.add({"step": step, **metrics})
+        self._timing.add({"step": step, **timing._asdict()})
         if self._board is not None:
-            for name, value in {**metrics, **timing._asdict()}.items():
-                self._board.add_scalar(name, value, step)
+            try:
+                self._board.write(step, {**metrics, **timing._asdict()})
+            except OSError as error:
+                self._warn(f"{error}: tensorboard gets no more of this run.")
+                self._board = None
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for file in (self._metrics, self._timing, self._board):
-            if file is not None:
-                file.close()
+        self._metrics.__exit__(*error)
+        self._timing.__exit__(*error)
+        if self._board is not None:
+            try:
+                self._board.close()
+            except OSError as full:
+                self._warn(f"{full}: tensorboard lacks the end of this run.")
 
 
 def read_metrics(folder: Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:

@@ -16,7 +16,8 @@ def _folder(tmp_path, steps, groups=()):
     CONFIG.save(tmp_path / "config.json")
     columns = ("loss grad_norm clipped update_norm snr grad_std guarded guarded_pairs "
                "noise_ratio inner_step skipped lost_groups rollbacks").split()  # fmt: skip
-    speeds = ("inner_steps_per_second", "seconds", "waited", "replaced")
+    speeds = ["inner_steps_per_second", "seconds", "waited", "replaced"]
+    speeds.append("failed_writes")
     for name, keys in (("metrics", columns), ("timing", speeds)):
         rows = [
             {"step": step} | {k: (step + i) / 8 for i, k in enumerate(keys)}
