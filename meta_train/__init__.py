@@ -33,6 +33,7 @@ from meta_train.estimators import (
     TruncatedES,
 )
 from meta_train.inner_training import InnerTraining
+from meta_train.proxy import Proxy
 from meta_train.run import Result, read_metrics, train
 from meta_train.safety import Safety
 from meta_train.system import Episodic, System
@@ -56,6 +57,7 @@ __all__ = [
     "InnerTraining",
     "PESAnalytic",
     "PESAnalyticPair",
+    "Proxy",
     "Result",
     "Safety",
     "System",

@@ -24,6 +24,7 @@ from meta_train.curriculum import Horizons, TaskMix
 from meta_train.estimators import NRES, PES, EvolutionStrategy, FullES, TruncatedES
 from meta_train.groups import ChangingGroups, Groups, StandingGroups
 from meta_train.inner_training import InnerTraining
+from meta_train.proxy import Proxy
 from meta_train.safety import Safety
 from meta_train.truncation import Episodes
 from tasksets import Task
@@ -76,6 +77,7 @@ class TrainConfig:
     clip: float = 0.1
     """Elementwise bound on the meta-gradient."""
     safety: Safety = Safety()
+    proxy: Proxy = Proxy()
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ import tasksets
 from meta_train.truncation import Truncation
 from tasksets import Task
 from tasksets.names import parse
+from tasksets.registry import TaskSplit
 from tasksets.wrappers import Reparametrized, Wrapper, draw
 
 _MOST_DRAWS = 200  # of a task that costs no more than the cap
@@ -60,8 +61,13 @@ class TaskMix:
         weights = self.weights or (1.0,) * len(self.suites)
         return tuple(weight / sum(weights) for weight in weights)
 
-    def sample(self, count: int, seed: int) -> list[Task]:
+    def sample(self, count: int, seed: int, split: TaskSplit = "train") -> list[Task]:
         """``count`` tasks, different ones within a suite, each suite by its share.
+
+        Args:
+          count: tasks.
+          seed: of the draw.
+          split: "train", or "test" for names that are never trained on.
 
         Raises:
           ValueError: a suite has too few tasks (within the cap).
@@ -71,18 +77,19 @@ class TaskMix:
         counts = [end - start for start, end in zip([0, *ends], ends, strict=False)]
         tasks: list[Task] = []
         for suite, wanted in zip(self.suites, counts, strict=True):
-            order = np.random.RandomState(seed).permutation(len(self._names(suite)))
+            names = self._names(suite, split)
+            order = np.random.RandomState(seed).permutation(len(names))
             found: list[Task] = []
             for index in order:
                 if len(found) == wanted:
                     break
                 turn = len(tasks) + len(found)
-                task = self._build(self._names(suite)[index], turn)
+                task = self._build(names[index], turn)
                 task = _wrap(task, self._wrappers(task, seed))
                 found += [task] if self._affordable(task) else []
             if len(found) < wanted:
                 raise ValueError(
-                    f"suite {suite!r} has {len(found)} tasks to train with that cost "
+                    f"suite {suite!r} has {len(found)} tasks to {split} with that cost "
                     f"at most {self.max_megaflops:g} megaflops, {wanted} were asked."
                 )
             tasks += found
@@ -133,8 +140,8 @@ class TaskMix:
             _wrap(found[i % len(found)], _reseed(wrappers, i)) for i in range(count)
         ]
 
-    def _names(self, suite: str) -> list[str]:
-        return _train_names(suite, self.absent_data == "leave out")
+    def _names(self, suite: str, split: TaskSplit = "train") -> list[str]:
+        return _suite_names(suite, split, self.absent_data == "leave out")
 
     def _build(self, name: str, turn: int) -> Task:
         if not self.task_options:
@@ -202,8 +209,8 @@ class Horizons:
 
 
 @functools.cache
-def _train_names(suite: str, data_here: bool) -> list[str]:
-    return tasksets.names(suite, "train", data_here=data_here)
+def _suite_names(suite: str, split: TaskSplit, data_here: bool) -> list[str]:
+    return tasksets.names(suite, split, data_here=data_here)
 
 
 def _wrap(task: Task, wrappers: Sequence[Wrapper]) -> Task:

@@ -17,7 +17,7 @@ from rich.table import Table
 import learned_opt
 import pretrained
 from meta_train import demo as demonstration
-from meta_train import evaluate, report, run
+from meta_train import evaluate, report, run, selection
 from meta_train.config import TrainConfig
 from meta_train.evaluate import Comparison
 
@@ -74,6 +74,13 @@ def train(
         f"{int(metrics['skipped'][-1]) if metrics else 0} updates were skipped, theta was "
         f"rolled back {int(metrics['rollbacks'][-1]) if metrics else 0} times."
     )
+    if rows := selection.read_evaluations(folder):
+        row = selection.best(rows)
+        console.print(
+            f"Best on held-out tasks: theta after {row['step']} outer steps, score "
+            f"{row['score']:.4f} ({selection.BASELINE} {row['adam_score']:.4f}; 0 is "
+            f"Adam's lowest loss, 1 the initial one), in {folder / 'best'}"
+        )
     return result
 
 

@@ -18,6 +18,7 @@ from meta_train import offline_page
 from meta_train.config import TrainConfig
 from meta_train.group_log import read_groups
 from meta_train.run_log import read_metrics
+from meta_train.selection import BASELINE, best, read_evaluations
 
 _RECENT = 100  # outer steps that "of late" means
 _WORST = 20  # groups by name
@@ -34,7 +35,7 @@ def write(folder: Path) -> Path:
         raise FileNotFoundError(
             f"{folder} holds no run: there is no config.json in it."
         )
-    from meta_train import plots
+    from meta_train import run_plots
 
     config = TrainConfig.load(folder / "config.json")
     metrics = read_metrics(folder)
@@ -43,8 +44,9 @@ def write(folder: Path) -> Path:
     if metrics and timing:
         summary = _summary(config, metrics, timing)
         parts.append(offline_page.table(["", ""], summary))
-        pictures = plots.plot_run(folder, config.horizons.window)
+        pictures = run_plots.plot_run(folder, config.horizons.window)
         parts += [offline_page.picture(*item) for item in pictures.items()]
+        parts += _evaluations(read_evaluations(folder))
         parts += _worst(read_groups(folder), config.horizons.window)
     else:
         parts.append(offline_page.paragraph("No outer step has been made yet."))
@@ -72,6 +74,34 @@ def _summary(
         ("inner steps", f"{inner_steps:,.0f}, {inner_steps / seconds:,.0f} a second"),
         ("waited for groups", f"{timing['waited'].sum():,.1f} s"),
         ("checkpoints that failed", f"{_failures(timing['failed_writes'])}"),
+    ]
+
+
+def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How theta did on held-out tasks in the course of the run."""
+    if not rows:
+        return []
+    chosen = best(rows)
+    heads = ["outer steps", "score", "at the end of training"]
+    texts = [
+        [str(row["step"]), f"{row['score']:.4f}", f"{row['final']:.4f}"] for row in rows
+    ]
+    adam = [BASELINE, f"{rows[0]['adam_score']:.4f}", f"{rows[0]['adam_final']:.4f}"]
+    marks = [*(row is chosen for row in rows), False]
+    last = rows[-1]["tasks"]
+    by_task = [
+        [name, f"{chosen['tasks'][name]:.4f}", f"{last[name]:.4f}"]
+        for name in sorted(last, key=lambda name: -last[name])
+    ]
+    return [
+        offline_page.heading("Evaluations on held-out tasks"),
+        offline_page.paragraph(
+            f"Mean over {len(last)} tasks that are never trained on, their seeds, and "
+            "training, of the normalised validation loss: 1 is the initial loss, 0 the "
+            f"lowest of any run of {BASELINE}. Marked is the theta in the folder best."
+        ),
+        offline_page.table(heads, [*texts, adam], marks),
+        offline_page.table(["task", "score, best", "score, last"], by_task),
     ]
 
 

@@ -8,6 +8,7 @@ folder/tensorboard/      both, for those who have it open anyway
 folder/checkpoints/      the last few states
 folder/cache/            compiled programs
 folder/theta/            the result, loadable with `pretrained.load`
+folder/best/             the theta that did best on held-out tasks; see `selection`
 folder/report.html       all of it to look at; `report.write` makes it, at any time
 """
 
@@ -15,28 +16,28 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-import pretrained
 from meta_train import outer, stop_signals
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
 from meta_train.devices import compilation_cache_in, lane_mesh
 from meta_train.engine import Engine, Step
 from meta_train.group_log import GroupLog, forget_lost_processes
+from meta_train.loop import Run, outer_loop
 from meta_train.preparation import Preparation, View
 from meta_train.processes import Processes, ProcessLostError
 from meta_train.run_log import RunLog, Timing
 from meta_train.run_log import read_metrics as read_metrics
+from meta_train.selection import Selection
+from meta_train.theta_folder import save_theta
 
 CHECKPOINT_SECONDS = 15.0
 _SPARE_PROGRAMS = 8  # kept beyond those in flight and those to come
-_LAST_WORDS_SECONDS = 5.0  # kept back from a time budget for the final checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,57 +123,13 @@ def train(
                 on_progress(Progress(number, config.outer_steps, metrics, timing))
 
         with _naming_lost_processes(processes):
-            reason = _loop(run, report, deadline, stopped)
+            reason = outer_loop(run, report, deadline, stopped)
             run.checkpoints.save_last(run.engine, run.groups.totals)
             step, average = run.step, run.engine.state.average
     result = Result(average, step, reason == "finished", reason, folder)
     if first:
-        save_theta(config, result)
+        save_theta(config, folder / "theta", average, step)
     return result
-
-
-def save_theta(config: TrainConfig, result: Result) -> Path:
-    """Write the result as a pretrained folder, with a card that says how it was made."""
-    path = result.folder / "theta"
-    options = " or ".join(config.mix.task_options)
-    suites = " and ".join(config.mix.suites)
-    tasks = (
-        f"{config.num_tasks} tasks"
-        if config.groups_in_flight is None
-        else f"groups of {config.tasks_per_group} tasks, one after the other,"
-    )
-    card = pretrained.Card(
-        summary=f"{config.optimizer} after {result.outer_steps} outer steps.",
-        trained_on=(
-            f"{tasks} of {suites}{' with ' + options if options else ''}, horizons "
-            f"{config.horizons.min_horizon} to {config.horizons.max_horizon}, "
-            f"seed {config.seed}."
-        ),
-        command=config.command(),
-        compute="not recorded",
-        results="not evaluated yet: `learned-opt evaluate` does it.",
-        failures="unknown until evaluated.",
-    )
-    pretrained.save(
-        path, config.learned_optimizer(), result.theta, card, overwrite=True
-    )
-    return path
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Run:
-    """A run in progress, as one process has it."""
-
-    engine: Engine
-    checkpoints: Checkpoints
-    groups: GroupLog
-    processes: Processes
-    outer_steps: int
-
-    @property
-    def step(self) -> int:
-        """Outer steps done; waits for them."""
-        return int(self.engine.state.step)
 
 
 @contextmanager
@@ -182,7 +139,7 @@ def _begun(
     resume: bool,
     processes: Processes,
     warn: Callable[[str], None],
-) -> Iterator[_Run]:
+) -> Iterator[Run]:
     """The run at the step to go on from."""
     mesh = lane_mesh()
     groups, optimizer = config.groups(), config.outer()
@@ -219,67 +176,31 @@ def _begun(
         with (
             closing(checkpoints.writer),
             GroupLog(folder, processes.index, step, totals, warn) as log,
+            _selection(config, folder, step, processes, warn) as selection,
         ):
-            yield _Run(engine, checkpoints, log, processes, config.outer_steps)
+            yield Run(
+                engine,
+                checkpoints,
+                log,
+                selection,
+                processes,
+                outer_steps=config.outer_steps,
+                checkpoint_seconds=CHECKPOINT_SECONDS,
+            )
     finally:
         preparation.close()
 
 
-def _loop(
-    run: _Run,
-    report: Callable[[int, Step, Timing], None],
-    deadline: float | None,
-    stopped: list[str],
-) -> str:
-    """Outer steps until all are done, or a signal or the deadline says so; why it ended.
-
-    One step is in flight: the metrics of step n are read while n + 1 runs. More would be
-    no faster, and XLA's CPU collectives can deadlock on a queue. A wish to stop or to
-    write a checkpoint travels with the sums over processes and is granted when they are
-    read, so that all processes do it after the same step: a stop where any of them wishes
-    it, a checkpoint where all do, none of them being busy with the one before.
-    """
-    engine, writer = run.engine, run.checkpoints.writer
-    done = run.step
-    saved_at = mark = time.monotonic()
-    pending: Step | None = None
-
-    def read(step: Step, number: int) -> np.ndarray:
-        nonlocal mark
-        step = step.read()
-        now = time.monotonic()
-        seconds, mark = now - mark, now
-        speed = seconds, step.inner_steps / seconds
-        report(
-            number, step, Timing(*speed, step.waited, step.replaced, writer.failures)
-        )
-        return step.wishes
-
-    while done < run.outer_steps:
-        now = time.monotonic()
-        reserve = _LAST_WORDS_SECONDS + 2 * writer.longest
-        late = deadline is not None and now > deadline - reserve
-        due = now - saved_at > CHECKPOINT_SECONDS and not writer.busy
-        step = engine.step([bool(stopped), late, due])
-        done += 1
-        granted = np.zeros(3)
-        if pending is not None:
-            granted = read(pending, done - 1)
-        pending = step
-        stop, out_of_time, save = granted >= (1, 1, run.processes.count)
-        if stop or out_of_time or save:
-            read(pending, done)
-            pending = None
-        if (stop or out_of_time) and done < run.outer_steps:
-            if stop:
-                return stopped[0] if stopped else "stopped by another process"
-            return "time budget"
-        if save:
-            run.checkpoints.save(engine, run.groups.totals)
-            saved_at = mark = time.monotonic()
-    if pending is not None:
-        read(pending, done)
-    return "finished"
+def _selection(
+    config: TrainConfig,
+    folder: Path,
+    step: int,
+    processes: Processes,
+    warn: Callable[[str], None],
+) -> AbstractContextManager[Selection | None]:
+    if config.proxy.proxy_every is None:
+        return nullcontext()
+    return Selection(config, folder, step, processes.index == 0, warn)
 
 
 def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meta_train import Horizons, TaskMix, TrainConfig, run
+from meta_train import Horizons, Proxy, TaskMix, TrainConfig, group_log, run, selection
 
 CONFIG = TrainConfig(
     optimizer="sgd",
@@ -84,14 +84,24 @@ def _assert_alike(folder: Path, quiet: Path) -> None:
     np.testing.assert_array_equal(mine["step"], theirs["step"])
     for name in ("loss", "inner_step", "resets"):
         np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-3, atol=1e-5)
+    groups = group_log.read_groups(folder), group_log.read_groups(quiet)
+    for mine, theirs in zip(*groups, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert mine | {"loss": None} == theirs | {"loss": None}
 
 
 @pytest.mark.slow
 def test_two_processes_have_one_theta_that_of_a_run_of_one(tmp_path):
-    hashes = _finish(_start(tmp_path, CONFIG, "two", 2))
+    proxy = Proxy(proxy_every=10, proxy_tasks=2, proxy_horizon=25, proxy_seeds=1)
+    config = dataclasses.replace(CONFIG, proxy=proxy)
+    hashes = _finish(_start(tmp_path, config, "two", 2))
     assert len(set(hashes)) == 1
-    _finish(_start(tmp_path, CONFIG, "one", 1))
+    _finish(_start(tmp_path, config, "one", 1))
     _assert_alike(tmp_path / "two", tmp_path / "one")
+    two, one = (selection.read_evaluations(tmp_path / name) for name in ("two", "one"))
+    assert [row["step"] for row in two] == [0, 10, 20]
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine["score"] == pytest.approx(theirs["score"], rel=1e-3)
 
 
 @pytest.mark.slow

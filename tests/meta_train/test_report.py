@@ -75,6 +75,23 @@ def test_a_run_that_was_just_begun_or_killed_has_a_page(tmp_path, cut):
     assert ("1 of 60" in page) if cut else ("No outer step" in page)
 
 
+def test_evaluations_are_shown_beside_the_baseline_and_the_best_is_marked(tmp_path):
+    folder = _folder(tmp_path, 10)
+    rows = [
+        {"step": step, "score": score, "final": score / 2, "adam_score": 0.31}
+        | {"adam_final": 0.21, "tasks": {"bowl/seed7": score}}
+        for step, score in ((0, 0.9), (5, 0.3), (10, 0.4))
+    ]
+    log = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "evaluations.jsonl").write_text(log)
+    page = report.write(folder).read_text()
+    held_out = page.partition("Evaluations on held-out tasks")[2]
+    assert "<tr class=tested><td>5</td><td>0.3000</td><td>0.1500</td>" in held_out
+    assert "<td>adam:tuned</td><td>0.3100</td><td>0.2100</td>" in held_out
+    assert "<td>bowl/seed7</td><td>0.3000</td><td>0.4000</td>" in held_out
+    assert page.count("data:image/png;base64,") == 5
+
+
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         report.write(tmp_path)

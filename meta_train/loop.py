@@ -1,0 +1,132 @@
+"""The outer loop of a run: step after step, until all are done or somebody wants to stop.
+
+One step is in flight: the metrics of step n are read while n + 1 runs. More would be no
+faster, and XLA's CPU collectives can deadlock on a queue.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from meta_train.checkpoint import Checkpoints
+from meta_train.engine import Engine, Step
+from meta_train.group_log import GroupLog
+from meta_train.processes import Processes
+from meta_train.run_log import Timing
+from meta_train.selection import Selection
+
+_LAST_WORDS_SECONDS = 5.0  # kept back from a time budget for the final checkpoint
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A run in progress, as one process has it.
+
+    Attributes:
+      engine: makes the steps.
+      checkpoints: of the run.
+      groups: their log.
+      selection: evaluates theta; None where nothing is evaluated.
+      processes: of which this is one.
+      outer_steps: how many there are to be.
+      checkpoint_seconds: between checkpoints.
+    """
+
+    engine: Engine
+    checkpoints: Checkpoints
+    groups: GroupLog
+    selection: Selection | None
+    processes: Processes
+    outer_steps: int
+    checkpoint_seconds: float
+
+    @property
+    def step(self) -> int:
+        """Outer steps done; waits for them."""
+        return int(self.engine.state.step)
+
+
+def outer_loop(
+    run: Run,
+    report: Callable[[int, Step, Timing], None],
+    deadline: float | None,
+    stopped: list[str],
+) -> str:
+    """Make the outer steps that are missing; why it ended.
+
+    A wish to stop or to write a checkpoint travels with the sums over processes and is
+    granted when they are read, so that all processes do it after the same step: a stop
+    where any of them wishes it, a checkpoint where all do, none of them being busy with
+    the one before.
+
+    Args:
+      run: what to go on with.
+      report: told of every step, in order, from 1.
+      deadline: of `time.monotonic`, by when the last checkpoint should be on disk.
+      stopped: receives the name of a signal that asks to stop.
+
+    Returns:
+      "finished", "time budget", or the name of the signal.
+    """
+    engine, writer = run.engine, run.checkpoints.writer
+    done = run.step
+    saved_at = mark = time.monotonic()
+    pending: Step | None = None
+
+    def last_moment() -> float:
+        """When to stop, to have a checkpoint by the deadline."""
+        if deadline is None:
+            return float("inf")
+        return deadline - _LAST_WORDS_SECONDS - 2 * writer.longest
+
+    def read(step: Step, number: int) -> np.ndarray:
+        nonlocal mark
+        step = step.read()
+        now = time.monotonic()
+        seconds, mark = now - mark, now
+        speed = seconds, step.inner_steps / seconds
+        timing = Timing(*speed, step.waited, step.replaced, writer.failures)
+        report(number, step, timing)
+        return step.wishes
+
+    def to_evaluate() -> bool:
+        return run.selection is not None and run.selection.due(done)
+
+    def evaluated() -> bool:
+        """Evaluate theta where it is due; whether there was time to."""
+        nonlocal mark
+        if run.selection is None or not to_evaluate():
+            return True
+        # Several processes must agree on when to stop.
+        limit = last_moment() if run.processes.count == 1 else float("inf")
+        in_time = run.selection.evaluate(done, engine.state.average, limit)
+        mark = time.monotonic()
+        return in_time
+
+    if not evaluated():
+        return "time budget"
+    while done < run.outer_steps:
+        now = time.monotonic()
+        due = now - saved_at > run.checkpoint_seconds and not writer.busy
+        step = engine.step([bool(stopped), now > last_moment(), due])
+        done += 1
+        granted = np.zeros(3)
+        if pending is not None:
+            granted = read(pending, done - 1)
+        pending = step
+        stop, late, save = granted >= (1, 1, run.processes.count)
+        if stop or late or save or to_evaluate():  # which would count as its seconds
+            read(pending, done)
+            pending = None
+        if stop and done < run.outer_steps:
+            return stopped[0] if stopped else "stopped by another process"
+        if (late and done < run.outer_steps) or not evaluated():
+            return "time budget"
+        if save:
+            run.checkpoints.save(engine, run.groups.totals)
+            saved_at = mark = time.monotonic()
+    if pending is not None:
+        read(pending, done)
+    return "finished"

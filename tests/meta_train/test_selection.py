@@ -1,0 +1,182 @@
+"""Theta on held-out tasks during a run: which, when, the same after any stop."""
+
+import dataclasses
+import errno
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import pretrained
+import tasksets
+from meta_train import Horizons, Proxy, TaskMix, TrainConfig, evaluate, run, selection
+
+PROXY = Proxy(proxy_every=4, proxy_tasks=2, proxy_horizon=25, proxy_seeds=1)
+CONFIG = TrainConfig(
+    optimizer="sgd",
+    mix=TaskMix(
+        suites=("quadratic",), task_options=("dims=2&output=identity&noise=none",)
+    ),
+    horizons=Horizons(window=2, min_horizon=2, max_horizon=12),
+    groups_in_flight=1,
+    tasks_per_group=2,
+    num_pairs=2,
+    outer_steps=10,
+    outer_learning_rate=0.2,
+    proxy=PROXY,
+    seed=1,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Programs for one device compile faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "lane_mesh", lambda: None)
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert run.train(CONFIG, folder).finished
+    return folder
+
+
+def _text(folder):
+    return (folder / "evaluations.jsonl").read_text()
+
+
+def _thetas(*folders):
+    return [jax.tree.leaves(pretrained.load(str(f)).theta) for f in folders]
+
+
+def test_theta_is_evaluated_at_the_start_every_few_steps_and_at_the_end(unbroken):
+    rows = selection.read_evaluations(unbroken)
+    assert [row["step"] for row in rows] == [0, 4, 8, 10]
+    assert all(0 <= row["score"] <= 1 and 0 <= row["adam_final"] <= 1 for row in rows)
+    assert len({row["score"] for row in rows}) > 1
+    assert len({row["adam_score"] for row in rows}) == 1
+
+
+def test_the_tasks_are_never_trained_on_and_the_same_for_every_seed():
+    names = [entry.task.name for entry in PROXY.entries(CONFIG.mix)]
+    assert {tasksets.split_of(name) for name in names} == {"test"}
+    assert len(set(names)) == 2 and all("dims=2" in name for name in names)
+    other = dataclasses.replace(CONFIG.mix, augmentation=1.0)
+    assert [entry.task.name for entry in PROXY.entries(other)] == names
+    elsewhere = dataclasses.replace(PROXY, proxy_suites=("small_mlp",))
+    mix = dataclasses.replace(CONFIG.mix, task_options=())
+    assert all("small_mlp" in e.task.name for e in elsewhere.entries(mix))
+
+
+def test_a_score_is_what_a_comparison_finds(unbroken):
+    last = selection.read_evaluations(unbroken)[-1]
+    theta = pretrained.load(str(unbroken / "theta")).theta
+    found = evaluate.compare(
+        PROXY.entries(CONFIG.mix),
+        [
+            evaluate.learned("theta", CONFIG.learned_optimizer(), theta),
+            evaluate.contender("adam:tuned"),
+        ],
+        num_seeds=1,
+    )
+    over = found.scores("mean over training", "outer_valid")
+    final = found.scores("final", "outer_valid")
+    assert last["score"] == pytest.approx(over[0].mean(), rel=1e-5)
+    assert last["adam_score"] == pytest.approx(over[1].mean(), rel=1e-5)
+    assert last["final"] == pytest.approx(final[0].mean(), rel=1e-5)
+    np.testing.assert_allclose([*last["tasks"].values()], over[0].mean(-1), rtol=1e-5)
+
+
+def test_the_best_theta_is_kept_with_a_card(tmp_path, monkeypatch):
+    scores = {0: 0.9, 4: 0.5, 8: 0.7, 10: 0.5}
+    make_row, thetas, evaluate_theta = selection._row, {}, selection.Selection.evaluate
+
+    def row(step, comparison):
+        return make_row(step, comparison) | {"score": scores[step]}
+
+    def watched(self, step, theta, deadline):
+        thetas[step] = jax.device_get(theta)
+        return evaluate_theta(self, step, theta, deadline)
+
+    monkeypatch.setattr(selection, "_row", row)
+    monkeypatch.setattr(selection.Selection, "evaluate", watched)
+    run.train(CONFIG, tmp_path)
+    kept = pretrained.load(str(tmp_path / "best"))
+    assert "after 4 outer steps" in kept.card.summary
+    assert "0.5000" in kept.card.results
+    same = {
+        step: jax.tree.all(jax.tree.map(np.array_equal, theta, kept.theta))
+        for step, theta in thetas.items()
+    }
+    assert same == {0: False, 4: True, 8: False, 10: False}
+
+
+@pytest.mark.parametrize("every", [3, 4])
+def test_a_run_that_is_stopped_makes_the_same_evaluations(unbroken, tmp_path, every):
+    finished = False
+    while not finished:
+        seen = []
+
+        def stop(progress, seen=seen):
+            seen.append(progress.step)
+            if len(seen) == every:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        finished = run.train(CONFIG, tmp_path, resume=True, on_progress=stop).finished
+    assert _text(tmp_path) == _text(unbroken)
+    mine, theirs = _thetas(tmp_path / "best", unbroken / "best")
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_evaluating_changes_nothing_in_the_run(unbroken, tmp_path):
+    run.train(dataclasses.replace(CONFIG, proxy=Proxy()), tmp_path)
+    lines = [(f / "metrics.jsonl").read_text() for f in (tmp_path, unbroken)]
+    assert lines[0] == lines[1]
+    assert not (tmp_path / "evaluations.jsonl").exists()
+
+
+def test_an_evaluation_that_the_budget_has_no_time_for_is_made_later(
+    unbroken, tmp_path
+):
+    stopped = run.train(CONFIG, tmp_path, time_budget=0.0)
+    assert stopped.reason == "time budget" and stopped.outer_steps == 0
+    assert run.train(CONFIG, tmp_path, resume=True).finished
+    assert _text(tmp_path) == _text(unbroken)
+
+
+def test_a_baseline_runs_once(unbroken, tmp_path, monkeypatch):
+    compared, compare = [], evaluate.compare
+
+    def counted(entries, contenders, **options):
+        compared.extend(contender.name for contender in contenders)
+        return compare(entries, contenders, **options)
+
+    monkeypatch.setattr(evaluate, "compare", counted)
+    run.train(CONFIG, tmp_path)
+    assert compared.count("adam:tuned") == 1 and compared.count("theta") == 4
+
+
+def test_a_full_disk_costs_the_evaluation_not_the_run(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(selection, "save_theta", full)
+    warnings = []
+    config = dataclasses.replace(CONFIG, outer_steps=2)
+    assert run.train(config, tmp_path, warn=warnings.append).finished
+    assert warnings and all("No space left" in warning for warning in warnings)
+    assert len(selection.read_evaluations(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"proxy_every": 0}, {"proxy_horizon": 30}, {"proxy_tasks": 0}]
+)
+def test_impossible_proxies_are_errors(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Proxy(**wrong)
