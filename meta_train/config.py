@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 import learned_opt
 import pretrained
 from learned_opt import LearnedOptimizer
+from meta_train.bootstrap import bootstrap
 from meta_train.curriculum import Horizons, TaskMix
 from meta_train.estimators import NRES, PES, EvolutionStrategy, FullES, TruncatedES
 from meta_train.groups import ChangingGroups, Groups, StandingGroups
@@ -71,7 +72,11 @@ class TrainConfig:
 
     outer_steps: int = 3000
     outer_optimizer: str = "adam"
-    """'adam', or a pretrained name or folder: a learned optimizer trains this one."""
+    """'adam'; a pretrained name or folder: a learned optimizer trains this one; or 'self':
+    after a while this one trains itself."""
+    bootstrap_every: int | None = None
+    """With 'self': outer steps that Adam makes first, and then between two times at which
+    the optimizer that trains is exchanged for what it has become."""
     outer_learning_rate: float = 3e-3
     """Peak rate of Adam; decays by a cosine to 5 % over outer_steps."""
     clip: float = 0.1
@@ -96,6 +101,15 @@ class TrainConfig:
         for name in ("sigma", "loss_cap", "outer_learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+
+        if (self.outer_optimizer == "self") != (self.bootstrap_every is not None):
+            raise ValueError("outer_optimizer 'self' and bootstrap_every go together.")
+        if self.bootstrap_every is not None:
+            if not 1 <= self.bootstrap_every < self.outer_steps:
+                raise ValueError(
+                    f"bootstrap_every must be in 1 to {self.outer_steps - 1}, less than "
+                    f"outer_steps; got {self.bootstrap_every}."
+                )
 
     def learned_optimizer(self) -> LearnedOptimizer:
         """The optimizer in training."""
@@ -152,11 +166,19 @@ class TrainConfig:
 
     def outer(self) -> optax.GradientTransformationExtraArgs:
         """The outer optimizer; a learned one needs no learning rate."""
+        rate = optax.cosine_decay_schedule(
+            self.outer_learning_rate, self.outer_steps, alpha=0.05
+        )
+        adam = optax.with_extra_args_support(optax.adam(rate))
         if self.outer_optimizer == "adam":
-            rate = optax.cosine_decay_schedule(
-                self.outer_learning_rate, self.outer_steps, alpha=0.05
+            return adam
+        if self.bootstrap_every is not None:
+            return bootstrap(
+                self.learned_optimizer(),
+                adam,
+                every=self.bootstrap_every,
+                num_steps=self.outer_steps,
             )
-            return optax.with_extra_args_support(optax.adam(rate))
         return pretrained.optimizer(self.outer_optimizer, num_steps=self.outer_steps)
 
     def command(self) -> str:

@@ -6,7 +6,8 @@
 The gradient is clipped elementwise, without which meta-training of learned optimizers
 does not get going (Metz et al. 2020, arXiv 2009.11243, section 4: +-0.1). The outer
 optimizer is any optax transform, a learned one included: it is shown the meta-loss as
-both its training and its validation loss (as there, appendix on self-training).
+both its training and its validation loss (as there, appendix on self-training), and the
+running average of theta, which `bootstrap` takes.
 
 `make_step` is the whole step as one program, for estimators that stay. Its two halves,
 `contribution` of each group and `update_function` for all, compile apart where groups come
@@ -211,6 +212,7 @@ def update_function(
             state.theta,
             value=metrics["loss"],
             valid_value=metrics["loss"],
+            average=state.average,
         )
         accepted &= jnp.isfinite(optax.tree.norm(updates))
         theta = optax.apply_updates(state.theta, updates)
