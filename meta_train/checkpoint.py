@@ -69,6 +69,9 @@ class Checkpoints:
         self._processes = processes
         self._warn = warn
         self._folder = folder
+        self._newest: int | None = (
+            None  # step of the newest good one of so many processes
+        )
         self._part = _part(folder, processes.index, processes.count)
         self._part.mkdir(parents=True, exist_ok=True)
         for unfinished in self._part.glob("*.tmp"):  # a kill cut it short
@@ -96,9 +99,9 @@ class Checkpoints:
         """
         self.writer.wait()
         step = int(engine.state.step)
-        saved = _steps(self._part)
-        if step in saved:
+        if step == self._newest:
             return
+        saved = _steps(self._part)
         try:
             self._write(step, *self._content(engine, totals))
         except OSError as error:
@@ -129,6 +132,7 @@ class Checkpoints:
 
     def _write(self, step: int, arrays: Arrays, facts: dict[str, Any]) -> None:
         stored_trees.write(_file(self._part, step), arrays, facts)
+        self._newest = step
         # Where another process cannot write, the last ones that all have are older.
         count, mine = self._processes.count, _steps(self._part)
         complete = _complete(self._folder, count)
@@ -137,7 +141,8 @@ class Checkpoints:
         if len(complete) > 1 and self._processes.index == 0:
             for part in self._folder.glob("*of*"):
                 if not part.name.endswith(f"of{count}"):
-                    shutil.rmtree(part)
+                    # A file that somebody still has open can be in the way.
+                    shutil.rmtree(part, ignore_errors=True)
 
     def restore_state(self, like: OuterState) -> tuple[Found, OuterState] | None:
         """The newest good state, None where no checkpoint was ever written.
@@ -157,7 +162,10 @@ class Checkpoints:
                 for index in range(found.processes):
                     self._check(found, index)
                 with stored_trees.opened(self._where(found, 0)) as stored:
-                    return found, stored.load("state", like)
+                    state = stored.load("state", like)
+                if found.processes == self._processes.count:
+                    self._newest = found.step
+                return found, state
             except Exception as error:  # a broken file can fail in any way at all
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 refused.append(f"checkpoint {self._where(found, 0)}: {reason[0]}")

@@ -7,7 +7,7 @@ A line has ``step`` (outer steps done when it ended), ``slot``, ``generation``, 
 (outer steps done when it began), ``windows`` (the length of its episodes; null where each
 draws its own), ``loss`` (mean outer loss; NaN where all estimates were lost), ``lost``
 (estimates that were) and ``tasks`` (names). A group that stays for good has a line every
-`CHAPTER` outer steps. All of it depends on the seed alone.
+`CHAPTER` outer steps, and all groups end with the run. All of it depends on the seed alone.
 """
 
 from collections.abc import Callable, Iterable
@@ -37,6 +37,7 @@ class GroupLog:
       folder: the run folder.
       process: index of this process, from 0.
       keep_steps: outer steps done; what was logged after them will happen again.
+      last_step: outer steps of the whole run.
       totals: of the groups in flight by slot, where the run goes on.
       warn: told what cannot be written.
     """
@@ -46,10 +47,12 @@ class GroupLog:
         folder: Path,
         process: int,
         keep_steps: int,
+        last_step: int,
         totals: dict[int, Total],
         warn: Callable[[str], None] = print,
     ):
         self.totals = dict(totals)
+        self._last_step = last_step
         self._lines = Lines(_path(folder, process), keep_steps, warn)
 
     def add(self, step: int, parts: Iterable[Part]) -> None:
@@ -62,7 +65,9 @@ class GroupLog:
                 so_far.loss + float(loss),
             )
             self.totals[group.slot] = total
-            if step != group.ends and (group.ends is not None or step % CHAPTER):
+            stays = group.ends is None
+            ends = step % CHAPTER == 0 if stays else step == group.ends
+            if not ends and step != self._last_step:
                 continue
             del self.totals[group.slot]
             line = {

@@ -175,7 +175,9 @@ def _begun(
             forget_lost_processes(folder, processes.count, step)
         with (
             closing(checkpoints.writer),
-            GroupLog(folder, processes.index, step, totals, warn) as log,
+            GroupLog(
+                folder, processes.index, step, config.outer_steps, totals, warn
+            ) as log,
             _selection(config, folder, step, processes, warn) as selection,
         ):
             yield Run(

@@ -162,6 +162,21 @@ def test_checkpoints_are_kept_while_no_newer_one_can_be_written(
     assert _lines(tmp_path) == _lines(unbroken)
 
 
+def test_a_last_checkpoint_that_is_damaged_is_written_anew(
+    unbroken, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
+        run.train(CONFIG, tmp_path)
+    next((tmp_path / "checkpoints").rglob("30.safetensors")).write_bytes(b"")
+    warnings = []
+    for expected in (1, 0):
+        warnings.clear()
+        assert run.train(CONFIG, tmp_path, resume=True, warn=warnings.append).finished
+        assert len(warnings) == expected
+    assert _lines(tmp_path) == _lines(unbroken)
+
+
 def test_a_clock_that_jumps_changes_nothing(unbroken, tmp_path, monkeypatch, often):
     wall = iter(range(10**9, 0, -(10**5)))
     monkeypatch.setattr(time, "time", lambda: float(next(wall)))

@@ -17,7 +17,7 @@ def _part(slot=0, born=0, ends=3, loss=1.0, counted=1.0, generation=0):
 
 
 def test_the_mean_is_over_the_estimates_that_were_not_lost(tmp_path):
-    with GroupLog(tmp_path, 0, 0, {}) as log:
+    with GroupLog(tmp_path, 0, 0, 99, {}) as log:
         log.add(1, [_part(loss=1.0), _part(1, ends=2, counted=0.0)])
         log.add(2, [_part(counted=0.0), _part(1, ends=2, counted=0.0)])
         log.add(3, [_part(loss=2.0)])
@@ -26,15 +26,18 @@ def test_the_mean_is_over_the_estimates_that_were_not_lost(tmp_path):
     assert some_lost["loss"] == 1.5 and some_lost["lost"] == 1
 
 
-def test_a_group_that_stays_has_a_line_for_every_chapter(tmp_path, monkeypatch):
+def test_a_group_that_stays_has_a_line_for_every_chapter_and_at_the_end(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(group_log, "CHAPTER", 4)
-    with GroupLog(tmp_path, 0, 0, {}) as log:
+    with GroupLog(tmp_path, 0, 0, 10, {}) as log:
         for step in range(1, 11):
             log.add(step, [_part(ends=None, loss=float(step))])
     lines = group_log.read_groups(tmp_path)
     assert [(g["born"], g["step"], g["loss"]) for g in lines] == [
         (0, 4, 2.5),
         (4, 8, 6.5),
+        (8, 10, 9.5),  # with which the run ended
     ]
 
 
@@ -47,13 +50,13 @@ def test_a_log_that_is_gone_on_with_is_the_same(tmp_path, stop):
 
     for folder in ("quiet", "stopped"):
         (tmp_path / folder).mkdir()
-    with GroupLog(tmp_path / "quiet", 0, 0, {}) as log:
+    with GroupLog(tmp_path / "quiet", 0, 0, 99, {}) as log:
         add(log, range(1, 7))
-    with GroupLog(tmp_path / "stopped", 0, 0, {}) as log:
+    with GroupLog(tmp_path / "stopped", 0, 0, 99, {}) as log:
         add(log, range(1, stop + 1))
         totals = dict(log.totals)
         add(log, range(stop + 1, 6))  # what a kill made happen in vain
-    with GroupLog(tmp_path / "stopped", 0, stop, totals) as log:
+    with GroupLog(tmp_path / "stopped", 0, stop, 99, totals) as log:
         add(log, range(stop + 1, 7))
     quiet, stopped = ((tmp_path / f / "groups.jsonl") for f in ("quiet", "stopped"))
     assert stopped.read_text() == quiet.read_text()
@@ -61,10 +64,10 @@ def test_a_log_that_is_gone_on_with_is_the_same(tmp_path, stop):
 
 def test_each_process_writes_its_own_log_and_all_are_read(tmp_path):
     for process in range(3):
-        with GroupLog(tmp_path, process, 0, {}) as log:
+        with GroupLog(tmp_path, process, 0, 99, {}) as log:
             log.add(1, [_part(process, ends=1)])
             log.add(2, [_part(process, born=1, ends=2)])
-    with GroupLog(tmp_path, 0, 1, {}):
+    with GroupLog(tmp_path, 0, 1, 99, {}):
         group_log.forget_lost_processes(tmp_path, processes=2, keep_steps=1)
     kept = [(g["step"], g["slot"]) for g in group_log.read_groups(tmp_path)]
     assert kept == [(1, 0), (1, 1), (1, 2), (2, 1)]

@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 
 import pretrained
-from meta_train import CheckpointError, Horizons, TaskMix, TrainConfig, demo, run
+from meta_train import (
+    CheckpointError,
+    Horizons,
+    TaskMix,
+    TrainConfig,
+    demo,
+    group_log,
+    run,
+)
 
 CONFIG = TrainConfig(
     optimizer="adam",
@@ -57,6 +65,9 @@ def test_a_run_leaves_all_that_its_folder_should_hold(unbroken):
     timing = run.read_metrics(unbroken, "timing.jsonl")
     assert np.all(timing["inner_steps_per_second"] > 0)
     assert TrainConfig.load(unbroken / "config.json") == CONFIG
+    groups = group_log.read_groups(unbroken)
+    names = [name for group in groups for name in group["tasks"]]
+    assert sorted(names) == sorted(task.name for task in CONFIG.mix.sample(4, seed=3))
     loaded = pretrained.load(unbroken / "theta")
     assert "--optimizer adam" in loaded.card.command
     assert list((unbroken / "tensorboard").iterdir())
@@ -210,6 +221,8 @@ def _kill_and_resume(
     assert killed == kills, "the run must last long enough to be killed this often"
     assert start("killed").wait(timeout=300) == 0
     assert _lines(tmp_path / "killed") == _lines(tmp_path / "quiet")
+    killed, quiet = (tmp_path / name / "groups.jsonl" for name in ("killed", "quiet"))
+    assert killed.read_text() == quiet.read_text()
     steps = [json.loads(line)["step"] for line in _lines(tmp_path / "killed")]
     assert steps == list(range(1, 401))
 
