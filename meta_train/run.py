@@ -150,9 +150,7 @@ def save_theta(config: TrainConfig, result: Result) -> Path:
         results="not evaluated yet: `learned-opt evaluate` does it.",
         failures="unknown until evaluated.",
     )
-    pretrained.save(
-        path, config.learned_optimizer(), result.theta, card, overwrite=True
-    )
+    pretrained.save(path, *config.whole(result.theta), card, overwrite=True)
     return path
 
 
