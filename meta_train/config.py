@@ -5,6 +5,7 @@ resumed run is checked against.
 """
 
 import dataclasses
+import functools
 import json
 import shlex
 import typing
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 
 import learned_opt
 import pretrained
-from learned_opt import LearnedOptimizer
+from learned_opt import Celo, CeloScheduler, CeloTheta, LearnedOptimizer
 from meta_train.bootstrap import bootstrap
 from meta_train.curriculum import Horizons, TaskMix
 from meta_train.estimators import NRES, PES, EvolutionStrategy, FullES, TruncatedES
@@ -48,6 +49,8 @@ class TrainConfig:
     """What to meta-train: a name that `learned-opt optimizers` lists."""
     init_from: str = ""
     """Pretrained name or folder to start theta from; empty starts afresh."""
+    frozen_rule: str = ""
+    """For celo: name or folder of a trained celo_rule; only the scheduler is trained."""
 
     mix: TaskMix = TaskMix()
     horizons: Horizons = Horizons()
@@ -98,6 +101,10 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}."
                 )
+        if self.frozen_rule and self.optimizer != "celo":
+            raise ValueError(
+                f"frozen_rule is for the optimizer celo, not for {self.optimizer}."
+            )
         for name in ("sigma", "loss_cap", "outer_learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -113,12 +120,22 @@ class TrainConfig:
 
     def learned_optimizer(self) -> LearnedOptimizer:
         """The optimizer in training."""
+        if self.frozen_rule:
+            return _scheduler_over(self.frozen_rule)
         return learned_opt.get(self.optimizer)()
+
+    def whole(self, theta: Any) -> tuple[LearnedOptimizer, Any]:
+        """The optimizer and theta to use, once this theta has been trained."""
+        optimizer = self.learned_optimizer()
+        if isinstance(optimizer, CeloScheduler):
+            return Celo(), CeloTheta(optimizer.rule, theta)
+        return optimizer, theta
 
     def initial_theta(self) -> Any:
         """Where theta starts."""
         if self.init_from:
-            return pretrained.load(self.init_from).theta
+            theta = _theta_of(self.init_from, self.optimizer)
+            return theta.scheduler if self.frozen_rule else theta
         key = jax.random.fold_in(jax.random.key(self.seed), 1)
         return jax.jit(self.learned_optimizer().init)(key)
 
@@ -219,6 +236,25 @@ class TrainConfig:
             for name, (mine, theirs) in _flat(self, other).items()
             if mine != theirs
         ]
+
+
+@functools.cache
+def _scheduler_over(rule: str) -> CeloScheduler:
+    """One object for all groups, so that they share their programs."""
+    return CeloScheduler(_theta_of(rule, "celo_rule"))
+
+
+def _theta_of(name: str, optimizer: str) -> Any:
+    """The theta of a pretrained optimizer of a certain kind.
+
+    Raises:
+      ValueError: it is of another kind.
+    """
+    found = pretrained.load(name)
+    kind = learned_opt.name_of(found.optimizer)
+    if kind != optimizer:
+        raise ValueError(f"{name!r} is a trained {kind}, not a {optimizer}.")
+    return found.theta
 
 
 def _flat(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:

@@ -84,9 +84,10 @@ class TaskMix:
                 if len(found) == wanted:
                     break
                 turn = len(tasks) + len(found)
-                task = self._build(names[index], turn)
-                task = _wrap(task, self._wrappers(task, seed))
-                found += [task] if self._affordable(task) else []
+                task = self._outline(names[index], turn)
+                wrappers = self._wrappers(task, seed)
+                if self._affordable(_wrap(task, wrappers)):
+                    found.append(_wrap(tasksets.filled_in(task), wrappers))
             if len(found) < wanted:
                 raise ValueError(
                     f"suite {suite!r} has {len(found)} tasks to {split} with that cost "
@@ -116,7 +117,7 @@ class TaskMix:
         wrapping_seed = int(rng.integers(2**31))
         for _ in range(_MOST_DRAWS):
             leader = names[rng.integers(len(names))]
-            task = self._build(leader, turn)
+            task = self._outline(leader, turn)
             wrappers = self._wrappers(task, wrapping_seed)
             if self._affordable(_wrap(task, wrappers)):
                 break
@@ -132,24 +133,25 @@ class TaskMix:
                 break
             if family[index] == leader:
                 continue
-            mate = self._build(family[index], turn)
+            mate = self._outline(family[index], turn)
             alike = tasksets.structure(mate) == tasksets.structure(task)
             found += [mate] if alike else []
             misses = 0 if alike else misses + 1
+        tasks = [tasksets.filled_in(task) for task in found]
         return [
-            _wrap(found[i % len(found)], _reseed(wrappers, i)) for i in range(count)
+            _wrap(tasks[i % len(tasks)], _reseed(wrappers, i)) for i in range(count)
         ]
 
     def _names(self, suite: str, split: TaskSplit = "train") -> list[str]:
         return _suite_names(suite, split, self.absent_data == "leave out")
 
-    def _build(self, name: str, turn: int) -> Task:
+    def _outline(self, name: str, turn: int) -> Task:
         if not self.task_options:
-            return tasksets.get(name)
+            return tasksets.outline(name)
         options = self.task_options[turn % len(self.task_options)]
         if any(field.startswith("dataset=") for field in options.split("&")):
             name = parse(name).root  # that data set replaces the one in the name
-        return tasksets.get(f"{name}?{options}")
+        return tasksets.outline(f"{name}?{options}")
 
     def _wrappers(self, task: Task, seed: int) -> tuple[Wrapper, ...]:
         chance = np.random.default_rng([seed, *task.name.encode()]).uniform()

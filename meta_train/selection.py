@@ -111,7 +111,7 @@ class Selection:
         """Theta and the baseline on all tasks; None where time ran out."""
         if self._baseline is None:
             self._baseline = self._run(evaluate.contender(BASELINE), deadline)
-        learned = evaluate.learned("theta", self._config.learned_optimizer(), theta)
+        learned = evaluate.learned("theta", *self._config.whole(theta))
         mine = self._run(learned, deadline)
         if mine is None or self._baseline is None:
             return None

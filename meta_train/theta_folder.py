@@ -43,5 +43,5 @@ def save_theta(
         results=results,
         failures="unknown until evaluated.",
     )
-    pretrained.save(path, config.learned_optimizer(), theta, card, overwrite=True)
+    pretrained.save(path, *config.whole(theta), card, overwrite=True)
     return path

@@ -32,8 +32,10 @@ from tasksets.presence import data_present as data_present
 from tasksets.presence import dataset_of as dataset_of
 from tasksets.registry import config as config
 from tasksets.registry import families as families
+from tasksets.registry import filled_in as filled_in
 from tasksets.registry import fixed as fixed
 from tasksets.registry import get as get
+from tasksets.registry import outline as outline
 from tasksets.registry import register as register
 from tasksets.registry import split_of as split_of
 from tasksets.stacking import group_by_structure as group_by_structure

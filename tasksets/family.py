@@ -16,11 +16,20 @@ Build = Callable[[Any], tuple[Problem, Any, PyTree]]  # -> problem, numbers, dat
 
 @dataclass(frozen=True)
 class Family:
-    """A distribution over configs; its tasks are called `name/seedN`."""
+    """A distribution over configs; its tasks are called `name/seedN`.
+
+    Attributes:
+      name: of the family.
+      sample: maps a seed to a config.
+      build: makes the task of a config.
+      outline: makes the same task but for the values of its numbers, at once; for
+        families whose numbers take seconds to draw, None elsewhere.
+    """
 
     name: str
-    sample: Callable[[int], Any]  # seed -> config
+    sample: Callable[[int], Any]
     build: Build
+    outline: Build | None = None
 
 
 @dataclass(frozen=True)

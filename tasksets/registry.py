@@ -9,6 +9,7 @@ What follows in a name does not count, so that no variant of a test task is trai
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -40,8 +41,8 @@ def register(source: Family | FixedTasks) -> None:
         _FIXED.update(dict.fromkeys(new, source))
 
 
-for _source in (*FAMILIES, *TASKSET_GROUPS):
-    register(_source)
+for _known in (*FAMILIES, *TASKSET_GROUPS):
+    register(_known)
 
 
 def families() -> list[str]:
@@ -79,8 +80,32 @@ def get(name: str) -> Task:
     Raises `UnknownNameError` for names nobody knows, with the nearest that somebody
     does, and `DataNotFoundError` for a data set that is not on this machine.
     """
+    return _make(name, lambda source: source.build)
+
+
+def outline(name: str) -> Task:
+    """The task of a name, perhaps with placeholders for numbers; made at once.
+
+    It has the structure of the task and costs as much, which is enough to choose by.
+    `filled_in` makes it the task. Raises what `get` raises.
+    """
+    return _make(name, lambda source: _outline_of(source) or source.build)
+
+
+def filled_in(outline: Task) -> Task:
+    """The task that an outline, not wrapped since, is one of."""
+    name = parse(wrappers.split(outline.name)[0])
+    return outline if _outline_of(_source(name)) is None else get(outline.name)
+
+
+def _outline_of(source: Family | FixedTasks) -> Build | None:
+    return source.outline if isinstance(source, Family) else None
+
+
+def _make(name: str, build_of: Callable[[Family | FixedTasks], Build]) -> Task:
     base, suffix = wrappers.split(name)
-    task_name, task_config, build = _configure(base)
+    task_name, task_config, source = _configure(base)
+    build = build_of(source)
     # A task may be asked for inside a trace; its leaves must not be tracers.
     with jax.ensure_compile_time_eval():
         try:
@@ -98,14 +123,19 @@ def get(name: str) -> Task:
         return wrappers.apply(task, suffix)
 
 
-def _configure(name: str) -> tuple[TaskName, Any, Build]:
+def _configure(name: str) -> tuple[TaskName, Any, Family | FixedTasks]:
     task_name = parse(name)
-    plain, build = _plain_config(task_name)
+    source = _source(task_name)
+    if isinstance(source, Family):
+        assert task_name.seed is not None
+        plain = source.sample(task_name.seed)
+    else:
+        plain = source.configs[task_name.family]
     task_config, canonical = override(plain, task_name)
-    return canonical, task_config, build
+    return canonical, task_config, source
 
 
-def _plain_config(name: TaskName) -> tuple[Any, Build]:
+def _source(name: TaskName) -> Family | FixedTasks:
     if name.seed is None:
         if name.family in _FAMILIES:
             raise ValueError(
@@ -114,9 +144,7 @@ def _plain_config(name: TaskName) -> tuple[Any, Build]:
             )
         if name.family not in _FIXED:
             raise UnknownNameError("task", name.family, {*_FIXED, *_FAMILIES})
-        group = _FIXED[name.family]
-        return group.configs[name.family], group.build
+        return _FIXED[name.family]
     if name.family not in _FAMILIES:
         raise UnknownNameError("family", name.family, _FAMILIES)
-    family = _FAMILIES[name.family]
-    return family.sample(name.seed), family.build
+    return _FAMILIES[name.family]

@@ -8,6 +8,7 @@ import pytest
 
 import tasksets
 from meta_train.curriculum import TaskMix
+from tasksets.families import quadratic
 
 QUADRATIC = TaskMix(suites=("quadratic",), task_options=("dims=3",))
 
@@ -50,6 +51,16 @@ def test_where_few_are_alike_they_come_several_times():
     tasks = mix.sample_alike(4, 0, [2])
     assert len(tasks) == 4 and len({task.name for task in tasks}) < 4
     tasksets.stack(tasks)
+
+
+def test_only_the_tasks_of_a_group_draw_their_numbers(monkeypatch):
+    drawn = []
+    draw = quadratic._draw_matrix
+    monkeypatch.setattr(quadratic, "_draw_matrix", lambda c: drawn.append(c) or draw(c))
+    mix = TaskMix(suites=("quadratic",), max_megaflops=0.01)
+    tasks = mix.sample_alike(4, 0, [5])
+    assert len(drawn) == len({task.name for task in tasks})
+    assert all(config.dims < 100 for config in drawn)
 
 
 def test_augmented_groups_are_wrapped_alike_with_seeds_of_their_own():

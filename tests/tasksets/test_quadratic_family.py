@@ -99,3 +99,23 @@ def test_entries_follow_their_law():
     )
     assert -1 <= draws.min() < -0.99 and 2.99 < draws.max() <= 3
     np.testing.assert_allclose([mean, std], [1, np.sqrt(16 / 12)])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_outline_is_the_task_but_for_its_matrix(seed, monkeypatch):
+    name = f"quadratic_family/seed{seed}?dims=4"
+    task = tasksets.get(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(quadratic, "_draw_matrix", None)
+        outline = tasksets.outline(name)
+    assert tasksets.structure(outline) == tasksets.structure(task)
+    assert outline.name == task.name and not np.any(outline.numbers.matrix)
+    filled = tasksets.filled_in(outline)
+    jax.tree.map(np.testing.assert_array_equal, filled.numbers, task.numbers)
+
+
+def test_a_task_without_an_outline_of_its_own_is_its_outline():
+    outline = tasksets.outline("small_mlp/seed0")
+    assert tasksets.filled_in(outline) is outline
+    task = tasksets.get("small_mlp/seed0")
+    jax.tree.map(np.testing.assert_array_equal, outline.numbers, task.numbers)
