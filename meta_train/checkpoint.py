@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,19 @@ _KEPT = 3
 
 class CheckpointError(RuntimeError):
     """There are checkpoints and none of them can be used; the message says why."""
+
+
+class Saved(Protocol):
+    """What of a run is saved: an `Engine`, or a leader, whose workers have the lanes."""
+
+    @property
+    def state(self) -> OuterState: ...
+
+    @property
+    def lanes(self) -> dict[int, Lanes]: ...
+
+    @property
+    def in_flight(self) -> dict[int, Prepared]: ...
 
 
 class Found(NamedTuple):
@@ -70,18 +83,18 @@ class Checkpoints:
         self._part = _part(folder, processes.index, processes.count)
         self._part.mkdir(parents=True, exist_ok=True)
 
-    def save(self, engine: Engine) -> None:
+    def save(self, run: Saved) -> None:
         """Write this process's part of a run; returns when it is safely on disk."""
-        step = int(engine.state.step)
+        step = int(run.state.step)
         saved = _steps(self._part)
         if step in saved:
             return
         pieces: dict[str, Any] = {
-            f"group{slot}": lanes for slot, lanes in engine.lanes.items()
+            f"group{slot}": lanes for slot, lanes in run.lanes.items()
         }
         if self._processes.index == 0:
-            pieces["state"] = engine.state
-        facts = {"config": self._config.text(), "groups": _describe(engine.in_flight)}
+            pieces["state"] = run.state
+        facts = {"config": self._config.text(), "groups": _describe(run.in_flight)}
         _write(_file(self._part, step), pieces, facts)
         for old in saved[: 1 - _KEPT]:
             _file(self._part, old).unlink()
@@ -131,7 +144,9 @@ class Checkpoints:
                 continue  # it has not begun
             index = int(slot) % found.processes
             with self._open(found, index) as (_, facts):
-                was = facts["groups"][slot]
+                was = facts["groups"].get(slot)
+            if was is None:
+                continue  # the workers of an elastic run keep their lanes
             if was != now:
                 raise CheckpointError(
                     f"at step {found.step} the group in slot {slot} was {was}, but would "

@@ -1,6 +1,7 @@
 """The command line ``learned-opt``: one frozen dataclass per command, parsed by tyro."""
 
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -11,10 +12,11 @@ import tyro
 from rich.console import Console
 
 from meta_train.config import TrainConfig
-from meta_train.devices import use_all_cores, use_compilation_cache
+from meta_train.devices import program_folder, use_all_cores, use_compilation_cache
 
 if TYPE_CHECKING:
     from meta_train.evaluate import Evaluation
+    from meta_train.run import Result
 
 console = Console()
 
@@ -41,8 +43,56 @@ class Train:
     """How many processes those are."""
     process_id: int | None = None
     """Which of them this one is, from 0."""
+    elastic: int | None = None
+    """Train with so many workers that may come and go; needs the extra ray."""
+    staleness: int = 5
+    """Of workers: older gradients, in outer steps, are dropped."""
+    ray_address: str = ""
+    """The Ray cluster they run on, or 'auto'; empty: this machine alone."""
+    worker_cpus: int = 1
+    """CPU cores of each."""
+    worker_gpus: float = 0.0
+    """GPUs of each; 0.25 lets four share one."""
 
     def __call__(self) -> None:
+        if self.elastic is None:
+            self._train_here()
+        elif self.distributed or self.coordinator:
+            raise ValueError(
+                "--elastic is for workers that come and go, --distributed and "
+                "--coordinator for processes that stay; choose one."
+            )
+        else:
+            self._lead_workers(self.elastic)
+
+    def _lead_workers(self, count: int) -> None:
+        from meta_train import display, elastic, worker
+        from meta_train.ray_pool import RayPool
+
+        worker.require_changing_groups(self.config)
+        pool = RayPool(
+            self.config,
+            count,
+            address=self.ray_address,
+            cpus=self.worker_cpus,
+            gpus=self.worker_gpus,
+        )
+        budget = _budget(self.time_budget)
+        with pool:
+            train = functools.partial(
+                elastic.train, pool=pool, staleness=self.staleness
+            )
+            result = display.train(
+                self.config,
+                self.folder,
+                self.resume,
+                budget,
+                train=train,
+                places=f"up to {count} workers",
+            )
+        self._show(result)
+
+    def _train_here(self) -> None:
         from meta_train import display, processes, run
 
         if self.distributed or self.coordinator:
@@ -62,6 +112,11 @@ class Train:
             console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
             sys.stdout.flush()
             os._exit(1)  # jax would wait for the processes that are gone
+        self._show(result)
+
+    def _show(self, result: "Result") -> None:
+        from meta_train import display
+
         display.plot_run(self.folder)
         if not result.finished:
             console.print(f"Stopped ({result.reason}); go on with --resume.")
@@ -379,7 +434,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     use_all_cores()
     if not isinstance(command, Train):  # whose programs are kept in its run folder
-        use_compilation_cache(os.path.join(_cache_home(), "learned-opt", "jax"))
+        use_compilation_cache(program_folder())
     try:
         command()
     except (LookupError, ValueError, OSError, ImportError) as error:
@@ -403,10 +458,6 @@ def seconds(text: str) -> float:
 
 def _budget(text: str) -> float | None:
     return seconds(text) if text else None
-
-
-def _cache_home() -> str:
-    return os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from meta_train.run_log import read_metrics as read_metrics
 
 CHECKPOINT_SECONDS = 15.0
 _SPARE_PROGRAMS = 8  # kept beyond those in flight and those to come
-_LAST_WORDS_SECONDS = 5.0  # kept back from a time budget for the final checkpoint
+LAST_WORDS_SECONDS = 5.0  # kept back from a time budget for the final checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def train(
     processes = Processes()
     first = processes.index == 0
     if first:
-        _claim(config, folder, resume)
+        claim(config, folder, resume)
     with (
         compilation_cache_in(folder / "cache"),
         stop_signals.watch() as stopped,
@@ -128,8 +128,14 @@ def train(
     return result
 
 
-def save_theta(config: TrainConfig, result: Result) -> Path:
-    """Write the result as a pretrained folder, with a card that says how it was made."""
+def save_theta(config: TrainConfig, result: Result, how: str = "") -> Path:
+    """Write the result as a pretrained folder, with a card that says how it was made.
+
+    Args:
+      config: of the run.
+      result: of the run.
+      how: words of the command line beside those of the config.
+    """
     path = result.folder / "theta"
     options = " or ".join(config.mix.task_options)
     suites = " and ".join(config.mix.suites)
@@ -145,7 +151,7 @@ def save_theta(config: TrainConfig, result: Result) -> Path:
             f"{config.horizons.min_horizon} to {config.horizons.max_horizon}, "
             f"seed {config.seed}."
         ),
-        command=config.command(),
+        command=f"{config.command()} {how}".strip(),
         compute="not recorded",
         results="not evaluated yet: `learned-opt evaluate` does it.",
         failures="unknown until evaluated.",
@@ -226,7 +232,7 @@ def _loop(
 
     while done < config.outer_steps:
         now = time.monotonic()
-        late = deadline is not None and now > deadline - _LAST_WORDS_SECONDS
+        late = deadline is not None and now > deadline - LAST_WORDS_SECONDS
         due = now - saved_at > CHECKPOINT_SECONDS
         step = engine.step([bool(stopped), late, due])
         done += 1
@@ -250,7 +256,7 @@ def _loop(
     return "finished"
 
 
-def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
+def claim(config: TrainConfig, folder: Path, resume: bool) -> None:
     """Make the folder this config's, or say why it cannot be."""
     path = folder / "config.json"
     if path.exists():

@@ -68,11 +68,10 @@ class RunLog:
 
 
 def read_metrics(folder: Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:
-    """The columns of a run's log, each ``[steps]``."""
+    """The columns of a run's log, each ``[steps]``; NaN where a step has no such number."""
     rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-    return {
-        key: np.array([row[key] for row in rows]) for key in (rows[0] if rows else {})
-    }
+    names = dict.fromkeys(key for row in rows for key in row)
+    return {key: np.array([row.get(key, np.nan) for row in rows]) for key in names}
 
 
 def _truncate(path: Path, keep_steps: int) -> None:

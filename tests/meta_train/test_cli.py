@@ -42,6 +42,8 @@ def test_every_optimizer_that_can_be_trained_is_listed(capsys):
         (["evaluate", "scale_fre"], "scale_fre"),
         (["train", "--optimizer", "hierarchica"], "hierarchical"),
         (["train", "--time-budget", "nine"], "is no duration"),
+        (["train", "--elastic", "2"], "--groups-in-flight"),
+        (["train", "--elastic", "2", "--distributed"], "processes that stay"),
         (["pretrained", "show", "nothing_like_it"], "nothing_like_it"),
         (["reproduce", "influence-balance"], "influence-balancing"),
     ],
