@@ -290,6 +290,30 @@ class PrepareData:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportData:
+    """Copy data sets that are prepared here for a machine without network.
+
+    Example: learned-opt data export small eval-small --folder exported
+
+    There TFDS_DATA_DIR names the copy, and neither tensorflow nor tensorflow-datasets is
+    needed. Needs the extra data here.
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """Suites, to train or to evaluate on, or data sets."""
+    folder: Path = Path("exported")
+    """Where to; what is there already stays."""
+    absent_data: Literal["error", "leave out"] = "error"
+    """What to do with data sets that are not prepared here."""
+
+    def __call__(self) -> None:
+        from meta_train import data_command
+
+        leave_out = self.absent_data == "leave out"
+        data_command.export_data(self.names, self.folder, leave_out=leave_out)
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """The data sets of tasks.
 
@@ -299,6 +323,7 @@ class Data:
     action: (
         Annotated[ListData, tyro.conf.subcommand("list")]
         | Annotated[PrepareData, tyro.conf.subcommand("prepare")]
+        | Annotated[ExportData, tyro.conf.subcommand("export")]
     )
 
     def __call__(self) -> None:
