@@ -1,9 +1,7 @@
 """The command line ``learned-opt``: one frozen dataclass per command, parsed by tyro."""
 
 import dataclasses
-import functools
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,10 +11,10 @@ from rich.console import Console
 
 from meta_train.config import TrainConfig
 from meta_train.devices import program_folder, use_all_cores, use_compilation_cache
+from meta_train.durations import budget
 
 if TYPE_CHECKING:
     from meta_train.evaluate import Evaluation
-    from meta_train.run import Result
 
 console = Console()
 
@@ -54,73 +52,15 @@ class Train:
     worker_gpus: float = 0.0
     """GPUs of each; 0.25 lets four share one."""
 
+    then_evaluate: str = ""
+    """Then evaluate on this suite, as `learned-opt evaluate` does, however far it came."""
+    evaluation_budget: str = ""
+    """How much of the time budget is kept for that; default: a third."""
+
     def __call__(self) -> None:
-        if self.elastic is None:
-            self._train_here()
-        elif self.distributed or self.coordinator:
-            raise ValueError(
-                "--elastic is for workers that come and go, --distributed and "
-                "--coordinator for processes that stay; choose one."
-            )
-        else:
-            self._lead_workers(self.elastic)
+        from meta_train import train_command
 
-    def _lead_workers(self, count: int) -> None:
-        from meta_train import display, elastic, worker
-        from meta_train.ray_pool import RayPool
-
-        worker.require_changing_groups(self.config)
-        pool = RayPool(
-            self.config,
-            count,
-            address=self.ray_address,
-            cpus=self.worker_cpus,
-            gpus=self.worker_gpus,
-        )
-        budget = _budget(self.time_budget)
-        with pool:
-            train = functools.partial(
-                elastic.train, pool=pool, staleness=self.staleness
-            )
-            result = display.train(
-                self.config,
-                self.folder,
-                self.resume,
-                budget,
-                train=train,
-                places=f"up to {count} workers",
-            )
-        self._show(result)
-
-    def _train_here(self) -> None:
-        from meta_train import display, processes, run
-
-        if self.distributed or self.coordinator:
-            processes.connect(
-                self.coordinator or None, self.num_processes, self.process_id
-            )
-        budget = _budget(self.time_budget)
-        try:
-            if processes.is_first():
-                result = display.train(self.config, self.folder, self.resume, budget)
-            else:
-                run.train(
-                    self.config, self.folder, resume=self.resume, time_budget=budget
-                )
-                return
-        except processes.ProcessLostError as error:
-            console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-            sys.stdout.flush()
-            os._exit(1)  # jax would wait for the processes that are gone
-        self._show(result)
-
-    def _show(self, result: "Result") -> None:
-        from meta_train import display
-
-        display.plot_run(self.folder)
-        if not result.finished:
-            console.print(f"Stopped ({result.reason}); go on with --resume.")
-        console.print(f"Use it: pretrained.load({str(self.folder / 'theta')!r})")
+        train_command.train(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +103,7 @@ class Evaluate:
     def __call__(self) -> None:
         from meta_train import evaluate_display
 
-        evaluate_display.run(self, _budget(self.budget))
+        evaluate_display.run(self, budget(self.budget))
 
     @property
     def evaluation(self) -> "Evaluation":
@@ -403,7 +343,7 @@ class Demo:
     def __call__(self) -> None:
         from meta_train import display
 
-        display.demo(self, _budget(self.time_budget))
+        display.demo(self, budget(self.time_budget))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -467,22 +407,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-def seconds(text: str) -> float:
-    """Seconds in a duration such as '90', '90s', '9m' or '1.5h'.
-
-    Raises:
-      ValueError: it is no duration.
-    """
-    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([smh]?)\s*", text)
-    if not match:
-        raise ValueError(f"{text!r} is no duration; write 90s, 9m or 1.5h.")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def _budget(text: str) -> float | None:
-    return seconds(text) if text else None
 
 
 if __name__ == "__main__":

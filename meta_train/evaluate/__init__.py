@@ -14,7 +14,7 @@ figures come with intervals over tasks. docs/evaluation.md says how each is comp
 from meta_train.evaluate.baselines import ALL, LEARNING_RATES, baseline
 from meta_train.evaluate.by_name import contender
 from meta_train.evaluate.cache import Cache
-from meta_train.evaluate.comparing import Progress, compare
+from meta_train.evaluate.comparing import NothingInTimeError, Progress, compare
 from meta_train.evaluate.comparison import Comparison, Competitor, Entry, Results
 from meta_train.evaluate.contenders import (
     Contender,
@@ -46,6 +46,7 @@ __all__ = [
     "Evaluation",
     "Interval",
     "Kind",
+    "NothingInTimeError",
     "Point",
     "Progress",
     "Results",

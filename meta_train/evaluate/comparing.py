@@ -28,6 +28,10 @@ from tasksets.stacking import structure
 _LARGEST_GROUP = 16  # tasks; all their starts are on the device at once
 
 
+class NothingInTimeError(ValueError):
+    """The deadline came before anything was done; what was begun is kept."""
+
+
 class Progress(NamedTuple):
     """How far a comparison is, in training runs that were not known before."""
 
@@ -65,8 +69,8 @@ def compare(
       The tasks on which all is done; all of them, without a deadline.
 
     Raises:
-      ValueError: a length is not a multiple of ``settings.num_evals``, names repeat,
-        or nothing was done in time.
+      ValueError: a length is not a multiple of ``settings.num_evals``, or names repeat.
+      NothingInTimeError: nothing was done in time.
     """
     _check(entries, contenders, num_seeds, tuning_seeds, settings)
     study, prints = Study(num_seeds, tuning_seeds), _fingerprints(contenders)
@@ -93,7 +97,9 @@ def compare(
     done = crew.work(first_round, benches)
     kept = [i for i in range(len(entries)) if place[i][0] in done]
     if not kept:
-        raise ValueError("no task was done in time; the same command goes on from here")
+        raise NothingInTimeError(
+            "no task was done in time; the same command goes on from here"
+        )
     if len(kept) < len(entries):
         warn(f"{len(kept)} of {len(entries)} tasks are done; only these are compared")
     spots = [place[i] for i in kept]

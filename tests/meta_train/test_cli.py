@@ -4,7 +4,7 @@ import pytest
 
 import learned_opt
 import tasksets
-from meta_train import cli
+from meta_train import cli, durations
 from meta_train.task_display import read_checked
 
 
@@ -125,4 +125,4 @@ def test_data_sets_are_listed(capsys):
     ("text", "value"), [("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400)]
 )
 def test_durations_are_read_in_seconds_minutes_and_hours(text, value):
-    assert cli.seconds(text) == value
+    assert durations.seconds(text) == value
