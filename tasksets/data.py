@@ -9,7 +9,7 @@ from is no concern of theirs.
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,10 @@ class DataNotFoundError(LookupError):
             f"stands in for a data set silently: to run on one that is bundled "
             f"({', '.join(bundled)}), name it, as in {example!r}."
         )
-        self.dataset = dataset
+        self.dataset, self.task = dataset, task
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.dataset, self.task)  # another process gets it
 
 
 @dataclass(frozen=True)
