@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from meta_train import evaluate
-from meta_train.cli import seconds
 from meta_train.devices import use_all_cores, use_compilation_cache
+from meta_train.durations import seconds
 from meta_train.evaluate import Evaluation, page, shipped, suites
 
 console = Console(width=160)

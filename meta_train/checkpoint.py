@@ -17,7 +17,7 @@ between them; lanes belong to one process, which should wait for no other.)
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from meta_train import stored_trees
 from meta_train.background_writer import BackgroundWriter
@@ -34,6 +34,19 @@ _KEPT = 3
 
 class CheckpointError(RuntimeError):
     """No checkpoint can be used, or the last one not be written; says what to do."""
+
+
+class Saved(Protocol):
+    """What of a run is saved: an `Engine`, or a leader, whose workers have the lanes."""
+
+    @property
+    def state(self) -> OuterState: ...
+
+    @property
+    def lanes(self) -> dict[int, Lanes]: ...
+
+    @property
+    def in_flight(self) -> dict[int, Prepared]: ...
 
 
 class Found(NamedTuple):
@@ -69,41 +82,39 @@ class Checkpoints:
         self._processes = processes
         self._warn = warn
         self._folder = folder
-        self._newest: int | None = (
-            None  # step of the newest good one of so many processes
-        )
+        self._newest: int | None = None  # step of the newest good one of so many
         self._part = _part(folder, processes.index, processes.count)
         self._part.mkdir(parents=True, exist_ok=True)
         for unfinished in self._part.glob("*.tmp"):  # a kill cut it short
             unfinished.unlink()
 
-    def save(self, engine: Engine, totals: Mapping[int, Total]) -> None:
+    def save(self, run: Saved, totals: Mapping[int, Total]) -> None:
         """Copy this process's part of a run, and write it in the background.
 
         The writer must not be busy.
 
         Args:
-          engine: between two outer steps.
+          run: between two outer steps.
           totals: of its groups, as the log of groups has them.
         """
-        step = int(engine.state.step)
-        arrays, facts = self._content(engine, totals)
+        step = int(run.state.step)
+        arrays, facts = self._content(run, totals)
         name = f"checkpoint {_file(self._part, step)}"
         self.writer.write(name, lambda: self._write(step, arrays, facts))
 
-    def save_last(self, engine: Engine, totals: Mapping[int, Total]) -> None:
+    def save_last(self, run: Saved, totals: Mapping[int, Total]) -> None:
         """Write this process's part of a run; returns when it is safely on disk.
 
         Raises:
           CheckpointError: that is not possible; says what to do.
         """
         self.writer.wait()
-        step = int(engine.state.step)
+        step = int(run.state.step)
         if step == self._newest:
             return
         saved = _steps(self._part)
         try:
-            self._write(step, *self._content(engine, totals))
+            self._write(step, *self._content(run, totals))
         except OSError as error:
             kept = (
                 f"--resume goes on from step {saved[-1]}" if saved else "none is kept"
@@ -115,17 +126,17 @@ class Checkpoints:
             ) from error
 
     def _content(
-        self, engine: Engine, totals: Mapping[int, Total]
+        self, run: Saved, totals: Mapping[int, Total]
     ) -> tuple[Arrays, dict[str, Any]]:
         """What belongs into this process's part."""
         pieces: dict[str, Any] = {
-            f"group{slot}": lanes for slot, lanes in engine.lanes.items()
+            f"group{slot}": lanes for slot, lanes in run.lanes.items()
         }
         if self._processes.index == 0:
-            pieces["state"] = engine.state
+            pieces["state"] = run.state
         facts = {
             "config": self._config.text(),
-            "groups": _describe(engine.in_flight),
+            "groups": _describe(run.in_flight),
             "totals": {str(slot): total for slot, total in totals.items()},
         }
         return stored_trees.on_host(pieces), facts
@@ -186,7 +197,9 @@ class Checkpoints:
             if now["born"] == found.step:
                 continue  # it has not begun
             with stored_trees.opened(self._where(found, int(slot))) as stored:
-                was = stored.facts["groups"][slot]
+                was = stored.facts["groups"].get(slot)
+                if was is None:
+                    continue  # the workers of an elastic run keep their lanes
                 if was != now:
                     raise CheckpointError(
                         f"at step {found.step} the group in slot {slot} was {was}, but "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +11,8 @@ from rich.console import Console
 
 from meta_train.checkpoint import CheckpointError
 from meta_train.config import TrainConfig
-from meta_train.devices import use_all_cores, use_compilation_cache
+from meta_train.devices import program_folder, use_all_cores, use_compilation_cache
+from meta_train.durations import budget
 
 if TYPE_CHECKING:
     from meta_train.evaluate import Evaluation
@@ -42,31 +42,26 @@ class Train:
     """How many processes those are."""
     process_id: int | None = None
     """Which of them this one is, from 0."""
+    elastic: int | None = None
+    """Train with so many workers that may come and go; needs the extra ray."""
+    staleness: int = 5
+    """Of workers: older gradients, in outer steps, are dropped."""
+    ray_address: str = ""
+    """The Ray cluster they run on, or 'auto'; empty: this machine alone."""
+    worker_cpus: int = 1
+    """CPU cores of each."""
+    worker_gpus: float = 0.0
+    """GPUs of each; 0.25 lets four share one."""
+
+    then_evaluate: str = ""
+    """Then evaluate on this suite, as `learned-opt evaluate` does, however far it came."""
+    evaluation_budget: str = ""
+    """How much of the time budget is kept for that; default: a third."""
 
     def __call__(self) -> None:
-        from meta_train import display, processes, run
+        from meta_train import train_command
 
-        if self.distributed or self.coordinator:
-            processes.connect(
-                self.coordinator or None, self.num_processes, self.process_id
-            )
-        budget = _budget(self.time_budget)
-        try:
-            if processes.is_first():
-                result = display.train(self.config, self.folder, self.resume, budget)
-            else:
-                run.train(
-                    self.config, self.folder, resume=self.resume, time_budget=budget
-                )
-                return
-        except processes.ProcessLostError as error:
-            console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-            sys.stdout.flush()
-            os._exit(1)  # jax would wait for the processes that are gone
-        display.report_run(self.folder)
-        if not result.finished:
-            console.print(f"Stopped ({result.reason}); go on with --resume.")
-        console.print(f"Use it: pretrained.load({str(self.folder / 'theta')!r})")
+        train_command.train(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +120,7 @@ class Evaluate:
     def __call__(self) -> None:
         from meta_train import evaluate_display
 
-        evaluate_display.run(self, _budget(self.budget))
+        evaluate_display.run(self, budget(self.budget))
 
     @property
     def evaluation(self) -> "Evaluation":
@@ -252,6 +247,30 @@ class PrepareData:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportData:
+    """Copy data sets that are prepared here for a machine without network.
+
+    Example: learned-opt data export small eval-small --folder exported
+
+    There TFDS_DATA_DIR names the copy, and neither tensorflow nor tensorflow-datasets is
+    needed. Needs the extra data here.
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """Suites, to train or to evaluate on, or data sets."""
+    folder: Path = Path("exported")
+    """Where to; what is there already stays."""
+    absent_data: Literal["error", "leave out"] = "error"
+    """What to do with data sets that are not prepared here."""
+
+    def __call__(self) -> None:
+        from meta_train import data_command
+
+        leave_out = self.absent_data == "leave out"
+        data_command.export_data(self.names, self.folder, leave_out=leave_out)
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """The data sets of tasks.
 
@@ -261,6 +280,7 @@ class Data:
     action: (
         Annotated[ListData, tyro.conf.subcommand("list")]
         | Annotated[PrepareData, tyro.conf.subcommand("prepare")]
+        | Annotated[ExportData, tyro.conf.subcommand("export")]
     )
 
     def __call__(self) -> None:
@@ -340,7 +360,7 @@ class Demo:
     def __call__(self) -> None:
         from meta_train import display
 
-        display.demo(self, _budget(self.time_budget))
+        display.demo(self, budget(self.time_budget))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,7 +417,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     use_all_cores()
     if not isinstance(command, Train):  # whose programs are kept in its run folder
-        use_compilation_cache(os.path.join(_cache_home(), "learned-opt", "jax"))
+        use_compilation_cache(program_folder())
     try:
         command()
     except (LookupError, ValueError, OSError, ImportError, CheckpointError) as error:
@@ -405,26 +425,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-def seconds(text: str) -> float:
-    """Seconds in a duration such as '90', '90s', '9m' or '1.5h'.
-
-    Raises:
-      ValueError: it is no duration.
-    """
-    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([smh]?)\s*", text)
-    if not match:
-        raise ValueError(f"{text!r} is no duration; write 90s, 9m or 1.5h.")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def _budget(text: str) -> float | None:
-    return seconds(text) if text else None
-
-
-def _cache_home() -> str:
-    return os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""What the commands `data list` and `data prepare` show."""
+"""What the commands `data list`, `data prepare` and `data export` show."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 import tasksets
-from tasksets import catalogue, prepared, preparing
+from meta_train.evaluate import suites
+from tasksets import catalogue, exporting, prepared, preparing, presence
+from tasksets.names import UnknownNameError
 from tasksets.task import SPLITS
 
 console = Console()
@@ -56,13 +59,59 @@ def prepare_data(name: str, folder: Path | None = None) -> None:
         console.print(f"To use it: export TFDS_DATA_DIR={folder}", soft_wrap=True)
 
 
+def export_data(names: Sequence[str], folder: Path, *, leave_out: bool) -> None:
+    """Exports the data sets of suites, or those named.
+
+    Raises:
+      LookupError: one of the names is neither; or data sets are not prepared here, and
+        they are not to be left out.
+    """
+    wanted = sorted({name for each in names for name in _datasets(each)})
+    absent = [name for name in wanted if not presence.data_present(name)]
+    if absent and not leave_out:
+        raise LookupError(
+            f"not prepared here: {', '.join(absent)}. `learned-opt data prepare NAME` "
+            "prepares one; --absent-data 'leave out' exports the others."
+        )
+    for name in wanted:
+        if name in absent:
+            console.print(f"{name}: [yellow]left out[/], it is not prepared here")
+        elif prepared.serving(name) is None:
+            console.print(f"{name}: bundled")
+        else:
+            found = exporting.export(name, folder)
+            size = sum(
+                path.stat().st_size for path in found.rglob("*") if path.is_file()
+            )
+            console.print(f"{name}: {size / 2**20:,.0f} MiB in {found}", soft_wrap=True)
+    console.print(
+        f"On the other machine: export TFDS_DATA_DIR={folder}", soft_wrap=True
+    )
+
+
+def _datasets(name: str) -> set[str]:
+    """The data sets of a suite, to train or to evaluate on; or the one of that name."""
+    if name in tasksets.suites():
+        tasks = tasksets.names(name)
+    elif name in suites.suite_names():
+        tasks = [item.name for item in suites.items(name)]
+    elif presence.data_present(name) or prepared.is_known(name):
+        return {name}
+    else:
+        known = {*suites.suite_names(), *catalogue.IMAGES, *catalogue.texts()}
+        raise UnknownNameError("suite or data set", name, known)
+    found = {presence.dataset_of(task) for task in tasks}
+    return {dataset for dataset in found if dataset is not None}
+
+
 def _status(name: str) -> tuple[str, str]:
     if name == catalogue.BUNDLED_TEXT:
         return "[green]bundled[/]", ""
-    found = prepared.find(catalogue.builder(name))
+    found = prepared.serving(name)
     if found is None:
         return "[dim]absent[/]", ""
-    return f"[green]prepared[/] {found.folder.name}", _sizes(found.sizes)
+    how = "prepared" if found.exported_names is None else "exported"
+    return f"[green]{how}[/] {found.folder.name}", _sizes(found.sizes)
 
 
 def _loaded_sizes(name: str) -> dict[str, int]:

@@ -37,6 +37,12 @@ def use_compilation_cache(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def program_folder() -> str:
+    """Where programs that belong to no run are kept on this machine."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "learned-opt", "jax")
+
+
 @contextmanager
 def compilation_cache_in(folder: Path) -> Iterator[None]:
     """Within, compiled programs are kept in a folder, unless one was already chosen."""

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,15 +29,24 @@ console = Console()
 
 
 def train(
-    config: TrainConfig, folder: Path, resume: bool, time_budget: float | None
+    config: TrainConfig,
+    folder: Path,
+    resume: bool,
+    time_budget: float | None,
+    train: Callable[..., run.Result] = run.train,
+    places: str | None = None,
 ) -> run.Result:
-    """Meta-train under a progress bar with rate, remaining time and outer loss."""
+    """Meta-train under a progress bar with rate, remaining time and outer loss.
+
+    ``train`` is `run.train`, or `elastic.train` with its workers, which are the
+    ``places`` where it runs; None: the devices here.
+    """
     theta = jax.eval_shape(config.learned_optimizer().init, jax.random.key(0))
     size = sum(x.size for x in jax.tree.leaves(theta))
     console.print(
         f"Meta-training [bold]{config.optimizer}[/] ({size:,} meta-parameters) with "
-        f"{config.estimator} on {', '.join(config.mix.suites)}, {len(jax.devices())} "
-        f"devices, in {folder}"
+        f"{config.estimator} on {', '.join(config.mix.suites)}, "
+        f"{places or f'{len(jax.devices())} devices'}, in {folder}"
     )
     started = time.monotonic()
     with _progress(
@@ -57,7 +67,7 @@ def train(
                 loss=f"{smooth:.4f}",
             )
 
-        result = run.train(
+        result = train(
             config,
             folder,
             resume=resume,

@@ -79,7 +79,7 @@ class Part(NamedTuple):
     counted: Any
 
 
-class _Running:
+class Running:
     """A group in flight; ``prepared`` gives its lanes away, so that they are here once."""
 
     def __init__(self, prepared: Prepared):
@@ -98,6 +98,18 @@ class _Running:
             new = dataclasses.replace(old, truncation=episodes)
             self.prepared = self.prepared._replace(estimator=new)
             self.windows = windows
+
+    def advance(self, view: View, slot: int) -> Contribution:
+        """One window of all lanes; ``slot`` tells their noise from that of others."""
+        estimator, program = self.prepared.estimator, self.prepared.program
+        contribution, self.lanes = program(estimator, view, self.lanes, np.int32(slot))
+        return contribution
+
+    @property
+    def inner_steps(self) -> int:
+        """Optimizer steps of a window, those of all particles."""
+        estimator = self.prepared.estimator
+        return estimator.num_pairs * 2 * estimator.truncation.window
 
 
 class Engine:
@@ -127,7 +139,7 @@ class Engine:
         self._processes = processes
         self._step = int(state.step)
         self._slots = processes.share(range(groups.slots))
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         # XLA's CPU collectives can deadlock on a queue of programs.
         self._one_at_a_time = mesh is not None and jax.default_backend() == "cpu"
         sharding = state.step.sharding if mesh is not None else None
@@ -146,7 +158,7 @@ class Engine:
         for group in sorted(present, key=_end):
             self._ask_next(group)
         for group in present:
-            self._running[group.slot] = _Running(self._preparation.get(group))
+            self._running[group.slot] = Running(self._preparation.get(group))
 
     def set_lanes(self, lanes: Mapping[int, Lanes]) -> None:
         """Go on with these lanes, by slot."""
@@ -161,18 +173,15 @@ class Engine:
         parts: list[Part] = []
         inner_steps = 0
         for slot, running in self._running.items():
-            prepared = running.prepared
-            running.set_windows(self._groups.windows(prepared.group, self._step))
-            estimator = running.prepared.estimator
-            contribution, running.lanes = prepared.program(
-                estimator, view, running.lanes, np.int32(slot)
-            )
+            group = running.prepared.group
+            running.set_windows(self._groups.windows(group, self._step))
+            contribution = running.advance(view, slot)
             if self._one_at_a_time:
                 jax.block_until_ready(contribution)
             contributions.append(contribution)
             loss, counted = contribution.metrics["loss"], contribution.groups
-            parts.append(Part(prepared.group, prepared.tasks, loss, counted))
-            inner_steps += estimator.num_pairs * 2 * estimator.truncation.window
+            parts.append(Part(group, running.prepared.tasks, loss, counted))
+            inner_steps += running.inner_steps
         numbers = np.array([*wishes, inner_steps, waited, replaced], np.float32)
         total, totals = self._processes.sum(contributions, numbers)
         self.state, metrics = self._update(self.state, total)
@@ -199,7 +208,7 @@ class Engine:
             prepared = self._preparation.get(group)
             waited += time.monotonic() - started
             replaced += 1
-            self._running[slot] = _Running(prepared)
+            self._running[slot] = Running(prepared)
             self._ask_next(group)
         return waited, replaced
 

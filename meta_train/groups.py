@@ -103,7 +103,8 @@ class ChangingGroups:
 
     All lanes of a group begin together and run one episode, as long as the horizon drawn
     for the group. Slots are out of step: the very first group of each is cut at a
-    uniformly random window, as `Truncation` does with lanes.
+    uniformly random window, as `Truncation` does with lanes. Slots beyond ``slots`` have
+    groups too: workers that come and go are numbered without an end.
 
     Args:
       mix: what to draw from.
@@ -130,15 +131,15 @@ class ChangingGroups:
         self._tasks_per_group = tasks_per_group
         self._seed = seed
         self._whole_episodes = whole_episodes
-        self._latest = [self._draw(slot, 0, 0) for slot in range(slots)]
+        self._latest: dict[int, Group] = {}  # places to start a search from, no more
 
     @property
     def slots(self) -> int:
         return self._slots
 
     def at(self, slot: int, step: int) -> Group:
-        group = self._latest[slot]  # a place to start the search from, no more
-        if step < group.born:
+        group = self._latest.get(slot)
+        if group is None or step < group.born:
             group = self._draw(slot, 0, 0)
         while group.ends is not None and step >= group.ends:
             group = self.after(group)

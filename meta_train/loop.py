@@ -17,7 +17,7 @@ from meta_train.processes import Processes
 from meta_train.run_log import Timing
 from meta_train.selection import Selection
 
-_LAST_WORDS_SECONDS = 5.0  # kept back from a time budget for the final checkpoint
+LAST_WORDS_SECONDS = 5.0  # kept back from a time budget for the final checkpoint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def outer_loop(
         """When to stop, to have a checkpoint by the deadline."""
         if deadline is None:
             return float("inf")
-        return deadline - _LAST_WORDS_SECONDS - 2 * writer.longest
+        return deadline - LAST_WORDS_SECONDS - 2 * writer.longest
 
     def read(step: Step, number: int) -> np.ndarray:
         nonlocal mark

@@ -107,7 +107,7 @@ def train(
     processes = Processes()
     first = processes.index == 0
     if first:
-        _claim(config, folder, resume)
+        claim(config, folder, resume)
     with (
         compilation_cache_in(folder / "cache"),
         stop_signals.watch() as stopped,
@@ -205,7 +205,7 @@ def _selection(
     return Selection(config, folder, step, processes.index == 0, warn)
 
 
-def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
+def claim(config: TrainConfig, folder: Path, resume: bool) -> None:
     """Make the folder this config's, or say why it cannot be."""
     path = folder / "config.json"
     if path.exists():

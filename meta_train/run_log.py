@@ -123,11 +123,10 @@ class RunLog:
 
 
 def read_metrics(folder: Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:
-    """The columns of a run's log, each ``[steps]``."""
+    """The columns of a run's log, each ``[steps]``; NaN where a step has no such number."""
     rows = read_rows(folder / name)
-    return {
-        key: np.array([row[key] for row in rows]) for key in (rows[0] if rows else {})
-    }
+    names = dict.fromkeys(key for row in rows for key in row)
+    return {key: np.array([row.get(key, np.nan) for row in rows]) for key in names}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

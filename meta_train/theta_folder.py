@@ -13,6 +13,7 @@ def save_theta(
     theta: Any,
     outer_steps: int,
     *,
+    how: str = "",
     results: str = "not evaluated yet: `learned-opt evaluate` does it.",
 ) -> Path:
     """Write a theta of a run; the path.
@@ -22,6 +23,7 @@ def save_theta(
       path: the folder; what it held before is replaced.
       theta: the meta-parameters.
       outer_steps: after how many of them.
+      how: words of the command line beside those of the config.
       results: what the card says of how well it does.
     """
     options = " or ".join(config.mix.task_options)
@@ -38,7 +40,7 @@ def save_theta(
             f"{config.horizons.min_horizon} to {config.horizons.max_horizon}, "
             f"seed {config.seed}."
         ),
-        command=config.command(),
+        command=f"{config.command()} {how}".strip(),
         compute="not recorded",
         results=results,
         failures="unknown until evaluated.",

@@ -3,8 +3,9 @@
     $LEARNED_OPT_CACHE, else $XDG_CACHE_HOME/learned-opt, else ~/.cache/learned-opt
 
 An entry is a folder of .npy files, which load in no time because they are mapped into
-memory. Files are written under another name and then renamed, so that two processes
-may fill one entry at once; what cannot be read is made again.
+memory. One whose name is an absolute path is there instead (see `exporting.py`). Files
+are written under another name and then renamed, so that two processes may fill one entry
+at once; what cannot be read is made again.
 """
 
 import contextlib
@@ -29,6 +30,13 @@ def cache_folder() -> Path:
 _FORMAT = "format1"
 
 
+def entry_folder(entry: str) -> Path:
+    """Where the files of an entry are."""
+    if Path(entry).is_absolute():
+        return Path(entry) / _FORMAT
+    return cache_folder() / "data" / _FORMAT / entry
+
+
 def cached_arrays(
     entry: str, names: Sequence[str], make: Callable[[], Sequence[np.ndarray]]
 ) -> list[np.ndarray]:
@@ -36,7 +44,7 @@ def cached_arrays(
 
     `entry` must say all that the arrays depend on.
     """
-    folder = cache_folder() / "data" / _FORMAT / entry
+    folder = entry_folder(entry)
     paths = [folder / f"{name}.npy" for name in names]
     with contextlib.suppress(OSError, ValueError, EOFError):  # absent, or damaged
         return [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]

@@ -82,6 +82,11 @@ def read_text_name(name: str) -> TextName:
     return TextName(name, "bytes")
 
 
+def full_name(name: str) -> str:
+    """The name itself; of text, with its encoding, in one way of several."""
+    return str(read_text_name(name)) if is_text(name) else name
+
+
 def texts() -> list[str]:
     """The names of the corpora in each encoding."""
     return [str(TextName(corpus, e)) for corpus in CORPORA for e in ENCODINGS]

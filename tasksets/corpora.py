@@ -72,7 +72,7 @@ def locate(name: TextName) -> Prepared | None:
     """Where the corpus is; None: it is bundled. Raises where it is nowhere."""
     if name.corpus == catalogue.BUNDLED_TEXT:
         return None
-    found = prepared.find(catalogue.builder(str(name)))
+    found = prepared.serving(str(name))
     if found is None:
         if name.corpus in {*catalogue.IMAGES, *available()}:
             raise ValueError(f"{name.corpus!r} is no text")

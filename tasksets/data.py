@@ -9,7 +9,7 @@ from is no concern of theirs.
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +37,16 @@ class DataNotFoundError(LookupError):
             f"{subject} is not here: nothing is prepared in "
             f"{prepared.data_folder() / catalogue.builder(dataset)} (the environment "
             f"variable TFDS_DATA_DIR names another folder). "
-            f"`learned-opt data prepare {dataset}` downloads and prepares it. Nothing "
+            f"`learned-opt data prepare {dataset}` downloads and prepares it; where there "
+            f"is no network, `learned-opt data export {dataset}` on a machine that has it "
+            f"makes a folder to copy. Nothing "
             f"stands in for a data set silently: to run on one that is bundled "
             f"({', '.join(bundled)}), name it, as in {example!r}."
         )
-        self.dataset = dataset
+        self.dataset, self.task = dataset, task
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.dataset, self.task)  # another process gets it
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def load(name: str, num_per_valid: int | None = None) -> Dataset:
     if catalogue.is_text(name):
         raise ValueError(f"{name!r} is text, and this task takes images")
     held_out = num_per_valid or catalogue.num_per_valid(name)
-    found = prepared.find(catalogue.builder(name))
+    found = prepared.serving(name)
     if found is not None:
         return _load_prepared(name, held_out, found)
     if prepared.is_known(name):

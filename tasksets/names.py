@@ -30,7 +30,10 @@ class UnknownNameError(LookupError):
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
         shown = ", ".join(nearest[:12])
         super().__init__(f"unknown {kind} {name!r}; nearest: {shown}")
-        self.name = name
+        self.kind, self.name, self.known = kind, name, known
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.kind, self.name, self.known)  # another process gets it
 
 
 @dataclasses.dataclass(frozen=True)

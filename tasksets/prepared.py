@@ -70,8 +70,21 @@ class Prepared:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @property
+    def exported(self) -> Path:
+        """Where its arrays are, if it was exported (see `exporting.py`)."""
+        return self.folder / "decoded"
+
+    @property
+    def exported_names(self) -> list[str] | None:
+        """Which data sets can be made from it; None: it is here as it was prepared."""
+        path = self.exported / "names.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @property
     def entry(self) -> str:
         """Where in the cache this set goes."""
+        if self.exported.is_dir():
+            return str(self.exported.resolve())
         name, version = self.description["name"], self.folder.name
         config = self.description.get("configName", "")
         return (
@@ -81,6 +94,12 @@ class Prepared:
     @functools.cached_property
     def builder(self) -> Any:
         """The reader of tensorflow-datasets."""
+        if self.exported_names is not None:
+            raise DamagedDataError(
+                f"{self.folder} was exported, but arrays are missing or damaged, or of "
+                "another version of this package. Export it once more: "
+                "learned-opt data export NAME --folder FOLDER"
+            )
         file_format = self.description.get("fileFormat", "tfrecord")
         if file_format != "array_record":
             raise DamagedDataError(
@@ -142,6 +161,14 @@ def find(name: str, folder: Path | None = None) -> Prepared | None:
             + ", ".join(f"{name}/{config}" for config in found)
         )
     return next((Prepared(path) for path in found.values()), None)
+
+
+def serving(name: str) -> Prepared | None:
+    """What a data set is made from, by the name that tasks call it; None: not here."""
+    found = find(catalogue.builder(name))
+    if found is None or found.exported_names is None:
+        return found
+    return found if catalogue.full_name(name) in found.exported_names else None
 
 
 def _newest(folder: Path) -> Path | None:

@@ -21,6 +21,11 @@ def prepare(name: str, folder: Path | None = None) -> Prepared:
     folder = folder or prepared.data_folder()
     builder_name = catalogue.builder(name)
     if found := prepared.find(builder_name, folder):
+        if found.exported_names is not None:
+            raise ValueError(
+                f"{found.folder} is an export, to which nothing can be added by preparing; "
+                "name another folder by --data-dir."
+            )
         return found
     if not prepared.is_known(name):
         known = {*catalogue.IMAGES, *catalogue.texts(), *prepared.builder_names()}

@@ -9,7 +9,7 @@ def data_present(dataset: str) -> bool:
         return True
     if catalogue.read_text_name(dataset).corpus == catalogue.BUNDLED_TEXT:
         return True
-    return prepared.find(catalogue.builder(dataset)) is not None
+    return prepared.serving(dataset) is not None
 
 
 def dataset_of(name: str) -> str | None:

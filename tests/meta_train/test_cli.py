@@ -4,7 +4,7 @@ import pytest
 
 import learned_opt
 import tasksets
-from meta_train import cli
+from meta_train import cli, durations
 from meta_train.task_display import read_checked
 
 
@@ -43,6 +43,8 @@ def test_every_optimizer_that_can_be_trained_is_listed(capsys):
         (["evaluate", "scale_fre"], "scale_fre"),
         (["train", "--optimizer", "hierarchica"], "hierarchical"),
         (["train", "--time-budget", "nine"], "is no duration"),
+        (["train", "--elastic", "2"], "--groups-in-flight"),
+        (["train", "--elastic", "2", "--distributed"], "processes that stay"),
         (["pretrained", "show", "nothing_like_it"], "nothing_like_it"),
         (["reproduce", "influence-balance"], "influence-balancing"),
     ],
@@ -124,4 +126,4 @@ def test_data_sets_are_listed(capsys):
     ("text", "value"), [("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400)]
 )
 def test_durations_are_read_in_seconds_minutes_and_hours(text, value):
-    assert cli.seconds(text) == value
+    assert durations.seconds(text) == value

@@ -1,5 +1,6 @@
 """Names: what is read, how it is spelled, and what is said of a name nobody knows."""
 
+import pickle
 import time
 
 import jax
@@ -8,7 +9,9 @@ import pytest
 
 import tasksets
 from tasksets import registry
+from tasksets.data import DataNotFoundError
 from tasksets.families import small_mlp
+from tasksets.names import UnknownNameError
 
 
 def test_taskset_spells_its_tasks_with_an_underscore():
@@ -99,3 +102,15 @@ def test_a_small_task_is_there_in_milliseconds(name):
 def test_a_family_can_be_registered_once():
     with pytest.raises(ValueError, match="already"):
         tasksets.register(small_mlp.FAMILY)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnknownNameError("suite", "taskst", ["taskset", "small"]),
+        DataNotFoundError("mnist", task="mlp_family/seed7"),
+    ],
+)
+def test_an_error_is_the_same_in_another_process(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error)

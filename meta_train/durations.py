@@ -1,0 +1,20 @@
+"""Durations as people write them on a command line: 90, 90s, 9m, 1.5h."""
+
+import re
+
+
+def seconds(text: str) -> float:
+    """Seconds in a duration such as '90', '90s', '9m' or '1.5h'.
+
+    Raises:
+      ValueError: it is no duration.
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([smh]?)\s*", text)
+    if not match:
+        raise ValueError(f"{text!r} is no duration; write 90s, 9m or 1.5h.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def budget(text: str) -> float | None:
+    """The same; None, which is no limit, for an empty text."""
+    return seconds(text) if text else None

@@ -1,0 +1,148 @@
+"""What the command `train` does: here, with other processes, or with workers.
+
+Where a suite is named it evaluates what it trained, in the part of the time budget that
+was kept for that, however far training came.
+"""
+
+import functools
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from meta_train import display, elastic, evaluate_display, processes, run, worker
+from meta_train.devices import compilation_cache_in
+from meta_train.durations import budget
+from meta_train.evaluate import OutOfTimeError, suites
+from meta_train.ray_pool import RayPool
+from tasksets.names import UnknownNameError
+
+if TYPE_CHECKING:
+    from meta_train.cli import Train
+
+_EVALUATION_SHARE = 1 / 3  # of the time budget
+_BEGIN_SHARE = 3 / 4  # of the time left, in which the evaluation may begin something
+
+console = Console()
+
+
+def train(command: "Train") -> None:
+    """Meta-train as a command says, show how it ended, evaluate if that was asked."""
+    started = time.monotonic()
+    _check(command)
+    whole = budget(command.time_budget)
+    for_training = whole
+    if command.then_evaluate and whole is not None:
+        for_training = whole - _for_evaluation(command, whole)
+    if command.elastic is None:
+        result = _with_processes(command, for_training)
+    else:
+        result = _with_workers(command, command.elastic, for_training)
+    if result is None:
+        return  # another process speaks for all
+    display.report_run(command.folder)
+    if not result.finished:
+        console.print(f"Stopped ({result.reason}); go on with --resume.")
+    theta = str(command.folder / "theta")
+    console.print(f"Use it: pretrained.load({theta!r})")
+    if command.then_evaluate and not result.reason.startswith("SIG"):
+        left = None if whole is None else whole - (time.monotonic() - started)
+        _evaluate(command, left)
+
+
+def _check(command: "Train") -> None:
+    """Raise ValueError or LookupError for what cannot be meant, before anything runs."""
+    several = command.distributed or bool(command.coordinator)
+    if command.elastic is not None:
+        if several:
+            raise ValueError(
+                "--elastic is for workers that come and go, --distributed and "
+                "--coordinator for processes that stay; choose one."
+            )
+        worker.require_changing_groups(command.config)
+    if command.then_evaluate:
+        if several:
+            raise ValueError(
+                "one process evaluates: after the run, `learned-opt evaluate FOLDER`."
+            )
+        if command.then_evaluate not in suites.suite_names():
+            raise UnknownNameError("suite", command.then_evaluate, suites.suite_names())
+
+
+def _with_processes(command: "Train", seconds: float | None) -> run.Result | None:
+    """In this process, or with others; None where another one speaks for all."""
+    if command.distributed or command.coordinator:
+        processes.connect(
+            command.coordinator or None, command.num_processes, command.process_id
+        )
+    config, folder, resume = command.config, command.folder, command.resume
+    try:
+        if processes.is_first():
+            return display.train(config, folder, resume, seconds)
+        run.train(config, folder, resume=resume, time_budget=seconds)
+        return None
+    except processes.ProcessLostError as error:
+        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        sys.stdout.flush()
+        os._exit(1)  # jax would wait for the processes that are gone
+
+
+def _with_workers(command: "Train", count: int, seconds: float | None) -> run.Result:
+    pool = RayPool(
+        command.config,
+        count,
+        address=command.ray_address,
+        cpus=command.worker_cpus,
+        gpus=command.worker_gpus,
+    )
+    with pool:
+        lead = functools.partial(elastic.train, pool=pool, staleness=command.staleness)
+        return display.train(
+            command.config,
+            command.folder,
+            command.resume,
+            seconds,
+            train=lead,
+            places=f"up to {count} workers",
+        )
+
+
+def _for_evaluation(command: "Train", whole: float) -> float:
+    """Seconds of the time budget that are kept for the evaluation.
+
+    Raises:
+      ValueError: nothing would be left to train.
+    """
+    kept = budget(command.evaluation_budget)
+    kept = _EVALUATION_SHARE * whole if kept is None else kept
+    if not kept < whole:
+        raise ValueError(
+            f"--evaluation-budget {command.evaluation_budget} leaves nothing of "
+            f"--time-budget {command.time_budget} to train."
+        )
+    return kept
+
+
+def _evaluate(command: "Train", left: float | None) -> None:
+    """Evaluate the run folder, in so many seconds."""
+    from meta_train.cli import Evaluate
+
+    # What has begun must end in time, too.
+    begin = None if left is None else max(_BEGIN_SHARE * left, 0.0)
+    evaluate = Evaluate(
+        (str(command.folder),),
+        suite=command.then_evaluate,
+        folder=command.folder / "evaluation",
+    )
+    try:
+        with compilation_cache_in(command.folder / "cache"):
+            evaluate_display.run(evaluate, begin)
+    except OutOfTimeError:
+        console.print(
+            "The evaluation had no time to finish a task; what it did is kept. The same "
+            "command with --resume goes on, or `learned-opt evaluate "
+            f"{command.folder} --suite {command.then_evaluate}`.",
+            soft_wrap=True,
+        )

@@ -1,0 +1,133 @@
+"""The command train: its time goes into training and then into evaluating."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from meta_train import cli, evaluate, evaluate_display, run
+
+_WORDS = ["train", "--optimizer", "adam", "--num-tasks", "2", "--num-pairs", "2"]
+_WORDS += ["--task-options", "hidden=4&activation=tanh"]
+_WORDS += ["--window", "2", "--min-horizon", "2", "--max-horizon", "8"]
+_THEN = ["--then-evaluate", "eval-small"]
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Evaluations as they were asked for; none takes place."""
+    asked = []
+    record = lambda command, seconds: asked.append((command, seconds))
+    monkeypatch.setattr(evaluate_display, "run", record)
+    return asked
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Programs for one device compile faster."""
+    monkeypatch.setattr(run, "lane_mesh", lambda: None)
+
+
+def _train(folder: Path, *words: str) -> None:
+    cli.main([*_WORDS, "--folder", str(folder), *words])
+
+
+def test_a_third_of_the_time_is_kept_to_evaluate_and_ends_before_the_last_quarter(
+    tmp_path, evaluations, capsys
+):
+    started = time.monotonic()
+    _train(tmp_path, "--time-budget", "12s", "--outer-steps", "1000000", *_THEN)
+    trained = time.monotonic() - started
+    ((command, seconds),) = evaluations
+    assert trained < 8  # two thirds, of which the last seconds write the checkpoint
+    assert seconds == pytest.approx(0.75 * (12 - trained), abs=0.3)
+    assert command.optimizers == (str(tmp_path),) and command.suite == "eval-small"
+    assert "time budget" in capsys.readouterr().out
+    assert list((tmp_path / "checkpoints").rglob("*.safetensors"))
+
+
+def test_without_a_budget_or_with_one_of_its_own_the_evaluation_has_that(
+    tmp_path, evaluations
+):
+    _train(tmp_path, "--outer-steps", "2", *_THEN)
+    words = ["--resume", "--time-budget", "9m", "--evaluation-budget", "2m"]
+    _train(tmp_path, "--outer-steps", "2", *_THEN, *words)
+    # Training had ended before, so all is left.
+    assert evaluations[0][1] is None and 0.7 * 540 < evaluations[1][1] < 0.75 * 540
+
+
+def test_a_run_that_is_told_to_stop_does_not_begin_to_evaluate(
+    tmp_path, evaluations, monkeypatch
+):
+    write = run.RunLog.write
+
+    def stop(log, step, metrics, timing):
+        write(log, step, metrics, timing)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(run.RunLog, "write", stop)
+    _train(tmp_path, "--outer-steps", "1000000", *_THEN)
+    assert not evaluations
+
+
+def test_an_evaluation_that_had_no_time_says_how_to_go_on(
+    tmp_path, monkeypatch, capsys
+):
+    def late(command, seconds):
+        raise evaluate.OutOfTimeError("no task was done in time")
+
+    monkeypatch.setattr(evaluate_display, "run", late)
+    _train(tmp_path, "--outer-steps", "2", *_THEN)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "The same command with --resume goes on" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--then-evaluate", "eval-smal"], "eval-small"),
+        ([*_THEN, "--distributed"], "one process evaluates"),
+        (
+            [*_THEN, "--time-budget", "1m", "--evaluation-budget", "60s"],
+            "leaves nothing",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(
+    tmp_path, capsys, words, sentence
+):
+    with pytest.raises(SystemExit):
+        _train(tmp_path / "new", *words)
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_a_real_evaluation_ends_within_the_budget_and_goes_on_next_time(tmp_path):
+    words = [*_WORDS, "--folder", str(tmp_path / "run"), "--then-evaluate", "horizon"]
+    words += ["--time-budget", "60s", "--outer-steps", "200", "--resume"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    stored = []
+    for _ in range(2):
+        started = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, "-m", "meta_train.cli", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert time.monotonic() - started < 75  # importing is not in the budget
+        files = (tmp_path / "cache" / "learned-opt" / "evaluations").rglob("*")
+        stored.append(sum(path.stat().st_size for path in files if path.is_file()))
+    assert 0 < stored[0] < stored[1]
