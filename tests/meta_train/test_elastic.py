@@ -287,7 +287,7 @@ def test_where_no_worker_is_heard_of_somebody_is_told_and_the_budget_holds(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(elastic, "SILENCE_SECONDS", 0.0)
-    monkeypatch.setattr(run, "LAST_WORDS_SECONDS", 0.0)
+    monkeypatch.setattr(elastic, "LAST_WORDS_SECONDS", 0.0)
     warnings = []
     result = elastic.train(
         CONFIG, tmp_path, _alone(4), time_budget=1.0, warn=warnings.append
