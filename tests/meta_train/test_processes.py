@@ -87,11 +87,13 @@ def _assert_alike(folder: Path, quiet: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_one_theta_that_of_a_run_of_one(tmp_path):
-    hashes = _finish(_start(tmp_path, CONFIG, "two", 2))
-    assert len(set(hashes)) == 1
-    _finish(_start(tmp_path, CONFIG, "one", 1))
-    _assert_alike(tmp_path / "two", tmp_path / "one")
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_have_one_theta_that_of_a_run_of_one(tmp_path, count):
+    config = dataclasses.replace(CONFIG, groups_in_flight=count + 1, num_pairs=20)
+    hashes = _finish(_start(tmp_path, config, "several", count))
+    assert len(hashes) == count and len(set(hashes)) == 1
+    _finish(_start(tmp_path, config, "one", 1))
+    _assert_alike(tmp_path / "several", tmp_path / "one")
 
 
 @pytest.mark.slow
