@@ -91,17 +91,22 @@ def _assert_alike(folder: Path, quiet: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_one_theta_that_of_a_run_of_one(tmp_path):
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_have_one_theta_that_of_a_run_of_one(tmp_path, count):
     proxy = Proxy(proxy_every=10, proxy_tasks=2, proxy_horizon=25, proxy_seeds=1)
-    config = dataclasses.replace(CONFIG, proxy=proxy)
-    hashes = _finish(_start(tmp_path, config, "two", 2))
-    assert len(set(hashes)) == 1
+    config = dataclasses.replace(
+        CONFIG, groups_in_flight=count + 1, num_pairs=20, proxy=proxy
+    )
+    hashes = _finish(_start(tmp_path, config, "several", count))
+    assert len(hashes) == count and len(set(hashes)) == 1
     _finish(_start(tmp_path, config, "one", 1))
-    _assert_alike(tmp_path / "two", tmp_path / "one")
-    two, one = (selection.read_evaluations(tmp_path / name) for name in ("two", "one"))
-    assert [row["step"] for row in two] == [0, 10, 20]
-    for mine, theirs in zip(two, one, strict=True):
+    several, one = tmp_path / "several", tmp_path / "one"
+    _assert_alike(several, one)
+    pairs = zip(*map(selection.read_evaluations, (several, one)), strict=True)
+    for mine, theirs in pairs:
+        assert mine["step"] == theirs["step"]
         assert mine["score"] == pytest.approx(theirs["score"], rel=1e-3)
+    assert [row["step"] for row in selection.read_evaluations(one)] == [0, 10, 20]
 
 
 @pytest.mark.slow
