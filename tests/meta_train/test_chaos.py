@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_killed_at_random_moments_ends_as_the_quiet_one_bit_by_bit(processes):
-    words = ["--processes", str(processes), "--kills", "3", "--outer-steps", "1500"]
+    words = ["--processes", str(processes), "--kills", "3", "--outer-steps", "3000"]
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.chaos", *words, "--seconds", "3"],
         cwd=Path(__file__).parents[2],
