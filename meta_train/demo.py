@@ -44,8 +44,9 @@ def config(optimizer: str = "scale_free", seed: int = 0) -> TrainConfig:
         mix=TaskMix(
             task_options=(*(_RELU, _TANH) * 3, _RELU + _SCARCE, _TANH + _SCARCE)
         ),
+        estimator="nres",  # less noise than PES where episodes have many windows
         train_weight=0.2,
-        outer_steps=750,
+        outer_steps=950,
         seed=seed,
     )
     if optimizer == "scale_free":
