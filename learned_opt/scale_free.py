@@ -4,7 +4,7 @@ Each parameter sees twelve dimensionless numbers made of its gradient history
 (`_features`) and, through the first bias, how far the run has come. A 12-8-8-2 network
 answers with a correction ``d`` and a log step size ``s``:
 
-    step = -decay(t / T) exp(s) (0.07 scale (m_.9 / sqrt(v_.999) + d) + 0.003 p)
+    step = -decay(t / T) exp(s) (0.07 scale (m_.9 / sqrt(v_.999) + d) + 0.002 p)
 
 with ``scale`` the size of the tensor the parameter belongs to and ``decay`` half a cosine
 from 1 to .02. With ``d = s = 0`` this is AdamW with a relative step and a schedule, which
@@ -74,7 +74,7 @@ class ScaleFree(Rule):
 
     hidden: int = 8
     step_size: float = 0.07
-    weight_decay: float = 0.003
+    weight_decay: float = 0.002
 
     def init(self, key: PRNGKeyArray) -> ScaleFreeTheta:
         layer_key, time_key = jax.random.split(key)

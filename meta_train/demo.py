@@ -46,7 +46,7 @@ def config(optimizer: str = "scale_free", seed: int = 0) -> TrainConfig:
         ),
         estimator="nres",  # less noise than PES where episodes have many windows
         train_weight=0.2,
-        outer_steps=950,
+        outer_steps=750,
         seed=seed,
     )
     if optimizer == "scale_free":
