@@ -5,6 +5,7 @@ others wait, and join when a machine does. An actor whose process or machine is 
 begun anew by Ray, with what it was told last. The extra ``ray`` brings it.
 """
 
+import importlib
 import os
 from collections import deque
 from typing import Any
@@ -115,8 +116,8 @@ class Actor:
 
 def _import_ray() -> Any:
     try:
-        import ray
-        import ray.exceptions
+        ray = importlib.import_module("ray")
+        importlib.import_module("ray.exceptions")
     except ImportError as error:
         raise ImportError(
             "workers that come and go need Ray: pip install 'learned-opt[ray]'"
