@@ -1,43 +1,28 @@
 """An optimizer that comes to train itself: by whom each update is made, and with what."""
 
 import dataclasses
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_runs
 
 import learned_opt
-from meta_train import Horizons, TaskMix, TrainConfig, outer, run
+from meta_train import TrainConfig, outer, run
 from meta_train.bootstrap import bootstrap
 from meta_train.outer import Contribution
 
 EVERY, UPDATES = 3, 10
-CONFIG = TrainConfig(
+CONFIG = dataclasses.replace(
+    small_runs.CONFIG,
     optimizer="adam",
-    mix=TaskMix(
-        suites=("quadratic",), task_options=("dims=2&output=identity&noise=none",)
-    ),
-    horizons=Horizons(window=2, min_horizon=2, max_horizon=12),
-    groups_in_flight=1,
-    tasks_per_group=2,
-    num_pairs=2,
     outer_steps=11,
     outer_optimizer="self",
     bootstrap_every=4,
-    seed=1,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Programs for one device compile faster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "lane_mesh", lambda: None)
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def _trained(optimizer, tx, grads, averages):
@@ -123,17 +108,7 @@ def _lines(folder):
 
 def test_a_run_that_trains_itself_goes_on_after_a_stop_as_if_there_was_none(tmp_path):
     assert run.train(CONFIG, tmp_path / "quiet").finished
-    finished = False
-    while not finished:
-        seen = []
-
-        def stop(progress, seen=seen):
-            seen.append(progress.step)
-            if len(seen) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        stopped = run.train(CONFIG, tmp_path / "stopped", resume=True, on_progress=stop)
-        finished = stopped.finished
+    small_runs.train_in_pieces(tmp_path / "stopped", CONFIG, every=3)
     assert _lines(tmp_path / "stopped") == _lines(tmp_path / "quiet")
 
 

@@ -1,8 +1,6 @@
 """Runs of groups that come and go: nothing depends on how fast anything was."""
 
 import dataclasses
-import os
-import signal
 import time
 import weakref
 from pathlib import Path
@@ -11,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 from meta_systems import Linear
 
 from meta_train import (
     PES,
     CheckpointError,
-    Horizons,
     TaskMix,
-    TrainConfig,
     Truncation,
     group_log,
     preparation,
@@ -26,32 +23,21 @@ from meta_train import (
 )
 from meta_train.truncation import Episodes
 
-_FEW_STRUCTURES = "&output=identity&noise=none"
-CONFIG = TrainConfig(
-    optimizer="sgd",
+CONFIG = dataclasses.replace(
+    small_runs.CONFIG,
     mix=TaskMix(
         suites=("quadratic",),
-        task_options=("dims=2" + _FEW_STRUCTURES, "dims=3" + _FEW_STRUCTURES),
+        task_options=tuple(f"dims={n}{small_runs.ONE_STRUCTURE}" for n in (2, 3)),
     ),
-    horizons=Horizons(window=2, min_horizon=2, max_horizon=12),
     groups_in_flight=2,
-    tasks_per_group=2,
     num_pairs=4,
     outer_steps=14,
-    seed=1,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Programs for one device compile faster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "lane_mesh", lambda: None)
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(one_device, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("unbroken")
     assert run.train(CONFIG, folder).finished
@@ -60,20 +46,6 @@ def unbroken(tmp_path_factory):
 
 def _lines(folder: Path) -> list[str]:
     return (folder / "metrics.jsonl").read_text().splitlines()
-
-
-def _train_in_pieces(folder: Path, config: TrainConfig, every: int) -> None:
-    """Stop every few steps by a signal, and go on."""
-    finished = False
-    while not finished:
-        seen = []
-
-        def stop(progress, seen=seen):
-            seen.append(progress.step)
-            if len(seen) == every:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        finished = run.train(config, folder, resume=True, on_progress=stop).finished
 
 
 def test_groups_are_replaced_and_theta_learns_from_all(unbroken):
@@ -127,7 +99,7 @@ def test_one_program_serves_every_horizon_and_truncation_draws_the_same():
 
 
 def test_a_run_stopped_again_and_again_ends_as_if_it_had_not_been(unbroken, tmp_path):
-    _train_in_pieces(tmp_path, CONFIG, every=3)
+    small_runs.train_in_pieces(tmp_path, CONFIG, every=3)
     assert _lines(tmp_path) == _lines(unbroken)
     assert group_log.read_groups(tmp_path) == group_log.read_groups(unbroken)
 

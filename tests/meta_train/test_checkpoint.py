@@ -1,5 +1,6 @@
 """Checkpoints and logs while the disk is slow, or full, or one process's alone is."""
 
+import dataclasses
 import errno
 import os
 import threading
@@ -10,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 
 from meta_train import (
     CheckpointError,
-    Horizons,
-    TaskMix,
-    TrainConfig,
     run,
     run_log,
     stored_trees,
@@ -24,31 +23,13 @@ from meta_train.background_writer import BackgroundWriter
 from meta_train.checkpoint import Checkpoints
 from meta_train.tensorboard import Board
 
-CONFIG = TrainConfig(
-    optimizer="sgd",
-    mix=TaskMix(
-        suites=("quadratic",), task_options=("dims=2&output=identity&noise=none",)
-    ),
-    horizons=Horizons(window=2, min_horizon=2, max_horizon=12),
-    groups_in_flight=1,
-    tasks_per_group=2,
-    num_pairs=2,
-    outer_steps=30,
-    seed=1,
-)
+CONFIG = dataclasses.replace(small_runs.CONFIG, outer_steps=30)
+pytestmark = pytest.mark.usefixtures("one_device")
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Programs for one device compile faster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "lane_mesh", lambda: None)
-        yield
-
-
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(one_device, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("unbroken")
     assert run.train(CONFIG, folder).finished

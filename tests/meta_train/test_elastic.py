@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_runs
 
 import pretrained
 from meta_train import Horizons, TaskMix, TrainConfig, elastic, outer, run
@@ -21,26 +22,12 @@ from meta_train.outer import Contribution
 from meta_train.stale_gradients import delay_gradients
 from meta_train.worker import Assignment, Delivery, Worker
 
-CONFIG = TrainConfig(
-    optimizer="sgd",
-    mix=TaskMix(
-        suites=("quadratic",), task_options=("dims=2&output=identity&noise=none",)
-    ),
+CONFIG = dataclasses.replace(
+    small_runs.CONFIG,
     horizons=Horizons(window=2, min_horizon=2, max_horizon=8),
-    groups_in_flight=1,
-    tasks_per_group=2,
-    num_pairs=2,
     outer_steps=12,
-    seed=1,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Programs for one device compile faster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "lane_mesh", lambda: None)
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 class Script:

@@ -2,39 +2,26 @@
 
 import dataclasses
 import errno
-import os
-import signal
 
 import jax
 import numpy as np
 import pytest
+import small_runs
 
 import pretrained
 import tasksets
-from meta_train import Horizons, Proxy, TaskMix, TrainConfig, evaluate, run, selection
+from meta_train import Proxy, evaluate, run, selection
 
 PROXY = Proxy(proxy_every=4, proxy_tasks=2, proxy_horizon=25, proxy_seeds=1)
-CONFIG = TrainConfig(
-    optimizer="sgd",
-    mix=TaskMix(
-        suites=("quadratic",), task_options=("dims=2&output=identity&noise=none",)
-    ),
-    horizons=Horizons(window=2, min_horizon=2, max_horizon=12),
-    groups_in_flight=1,
-    tasks_per_group=2,
-    num_pairs=2,
-    outer_steps=10,
-    outer_learning_rate=0.2,
-    proxy=PROXY,
-    seed=1,
+CONFIG = dataclasses.replace(
+    small_runs.CONFIG, outer_steps=10, outer_learning_rate=0.2, proxy=PROXY
 )
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Programs for one device compile faster."""
+def one_device(one_device):
+    """Evaluations compile for one device, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "lane_mesh", lambda: None)
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
         yield
 
@@ -119,16 +106,7 @@ def test_the_best_theta_is_kept_with_a_card(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("every", [3, 4])
 def test_a_run_that_is_stopped_makes_the_same_evaluations(unbroken, tmp_path, every):
-    finished = False
-    while not finished:
-        seen = []
-
-        def stop(progress, seen=seen):
-            seen.append(progress.step)
-            if len(seen) == every:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        finished = run.train(CONFIG, tmp_path, resume=True, on_progress=stop).finished
+    small_runs.train_in_pieces(tmp_path, CONFIG, every)
     assert _text(tmp_path) == _text(unbroken)
     mine, theirs = _thetas(tmp_path / "best", unbroken / "best")
     np.testing.assert_array_equal(mine, theirs)

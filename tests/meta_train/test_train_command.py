@@ -15,6 +15,7 @@ _WORDS = ["train", "--optimizer", "adam", "--num-tasks", "2", "--num-pairs", "2"
 _WORDS += ["--task-options", "hidden=4&activation=tanh"]
 _WORDS += ["--window", "2", "--min-horizon", "2", "--max-horizon", "8"]
 _THEN = ["--then-evaluate", "eval-small"]
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture
@@ -24,12 +25,6 @@ def evaluations(monkeypatch):
     record = lambda command, seconds: asked.append((command, seconds))
     monkeypatch.setattr(evaluate_display, "run", record)
     return asked
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """Programs for one device compile faster."""
-    monkeypatch.setattr(run, "lane_mesh", lambda: None)
 
 
 def _train(folder: Path, *words: str) -> None:
