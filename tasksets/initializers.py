@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from tasksets.decompositions import orthogonal
 from tasksets.names import UnknownNameError
 
 Kind = Literal["entrywise", "orthogonal"]
@@ -97,8 +98,7 @@ def init_weight(
     fan = numbers.fans @ jnp.array([1.0, fan_in, fan_out])
     sigma = jnp.sqrt(numbers.gain / fan)
     if kind == "orthogonal":
-        matrix = jax.random.orthogonal(key, fan_in, m=num_outputs)
-        return sigma * matrix.reshape(shape)
+        return sigma * orthogonal(key, fan_in, num_outputs).reshape(shape)
     above_minus_one = np.nextafter(np.float32(-1), np.float32(0))
     u = jax.random.uniform(key, shape, minval=above_minus_one, maxval=1.0)
     a_uniform, a_normal, c = numbers.law

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tasksets import sampling
+from tasksets.decompositions import orthogonal_factor
 from tasksets.family import Family
 from tasksets.task import Problem, SplitName
 
@@ -225,8 +226,7 @@ def _entries(
 def _matrix_of_spectrum(spectrum: Any, key: PRNGKeyArray) -> Float[Array, "dims dims"]:
     """Q diag(spectrum) Q^T, with Q from the QR decomposition of a uniform matrix."""
     dims = spectrum.shape[0]
-    q, r = jnp.linalg.qr(jax.random.uniform(key, (dims, dims), minval=-1.0))
-    q = q * jnp.sign(jnp.diagonal(r))
+    q = orthogonal_factor(jax.random.uniform(key, (dims, dims), minval=-1.0))
     return (q * spectrum) @ q.T
 
 
