@@ -54,7 +54,8 @@ def run(command: "Evaluate", budget: float | None) -> None:
     console.print(
         f"{count} tasks. Scores: normalised {command.split} loss, 0 the best that any "
         "baseline reached, 1 the initial loss; mean and 95 % interval over tasks. "
-        f"Difference, wins and speed-up are against {evaluate.REFERENCE}.",
+        f"Difference, wins and speed-up are against {evaluate.REFERENCE}. Columns and "
+        "intervals for which there was no room are on the page.",
         highlight=False,
     )
     console.print(f"{time.monotonic() - started:.0f} s")
@@ -99,17 +100,60 @@ def _write(command: "Evaluate", comparison: Comparison) -> list[Path]:
 def _standings_table(
     command: "Evaluate", standings: Sequence[Standing], figure: str
 ) -> Table:
-    """The standings by one figure, as on the page."""
+    """The standings by one figure, as much of them as the terminal is wide."""
+    heads, rows = fitting(*page.standing_rows(standings, figure), console.width)
     title = f"{command.evaluation.suite}, {figure}"
     table = Table(title=title, title_justify="left")
-    heads, rows = page.standing_rows(standings, figure)
-    table.add_column(heads[0], overflow="fold", min_width=12)
+    table.add_column(heads[0], overflow="fold")
     for head in heads[1:]:
         table.add_column(head, justify="right")
     for standing, row in zip(standings, rows, strict=True):
         style = None if standing.competitor.baseline else "bold"
         table.add_row(*map(escape, row), style=style)
     return table
+
+
+def fitting(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> tuple[list[str], list[list[str]]]:
+    """The standings without what makes them too wide: the page has everything.
+
+    Intervals go first, then columns, those that decide least before the others.
+
+    Args:
+      heads: of the columns, as `page.standing_rows` gives them.
+      rows: of cells.
+      width: of the terminal, in characters.
+    """
+    table = [list(heads), *map(list, rows)]
+
+    def too_wide() -> bool:
+        # A cell has a space on both sides and a line after it.
+        return (
+            1 + sum(3 + max(map(len, column)) for column in zip(*table, strict=True))
+            > width
+        )
+
+    if too_wide():
+        table = [[cell.partition(" [")[0] for cell in row] for row in table]
+    for head in _EXPENDABLE:
+        if too_wide() and head in table[0]:
+            at = table[0].index(head)
+            table = [row[:at] + row[at + 1 :] for row in table]
+    return table[0], table[1:]
+
+
+_EXPENDABLE = (
+    "above start",
+    "speed-up, time",
+    "best on",
+    "ms/step",
+    "speed-up, steps",
+    "difference",
+    "trials",
+    "diverged",
+    "wins",
+)
 
 
 def _warn(text: str) -> None:

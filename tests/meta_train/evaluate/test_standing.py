@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 from bowls import by_hand
+from rich.console import Console
+from rich.table import Table
 
 from meta_train import evaluate
 from meta_train.evaluate import page
+from meta_train.evaluate_display import fitting
 
 NAN = np.nan
 
@@ -135,3 +138,16 @@ def test_pictures_are_drawn_of_whatever_there_is(comparison, tmp_path):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn.values())
     only = by_hand({"adam:tuned": LOSSES["adam:tuned"]}, baselines=("adam:tuned",))
     assert "Differences by task" not in figures.draw(only, tmp_path)
+
+
+def test_a_table_for_the_terminal_loses_intervals_and_columns_not_letters(comparison):
+    heads, rows = page.standing_rows(evaluate.standings(comparison), "final")
+    assert fitting(heads, rows, 200) == (heads, rows)
+    for width in (140, 100, 80, 60):
+        some, cells = fitting(heads, rows, width)
+        table = Table(*some)
+        for row in cells:
+            table.add_row(*row)
+        assert Console(width=999).measure(table).maximum <= width
+        assert some[0] == "optimizer" and {"mean", "median"} <= set(some)
+        assert [row[0] for row in cells] == [row[0] for row in rows]
