@@ -146,11 +146,14 @@ class Hierarchical(Rule):
         limit = _CLIP * state.grad_rms * moments.debias(state.step + 1, _CLIP_RATE)
         grads = layout.map(lambda g: jnp.clip(g, -limit, limit), grads)
         slots = _accumulate(state.slots, grads, layout)
-        features, sums = _param_features(grads, params, slots, layout)
-        squares = layout.mean(layout.map(jnp.square, features))  # [23, tensors]
+        fields = (grads, params, *slots.m, *slots.v)
+        squares = layout.mean_squares(_param_features, *fields)  # [23, tensors]
 
         tensor_features = _tensor_features(
-            layout, squares, layout.mean(sums), loss_features.features(losses, value)
+            layout,
+            squares,
+            layout.means(_averages, *fields),
+            loss_features.features(losses, value),
         )
         messages = jnp.concatenate(
             [
@@ -167,7 +170,7 @@ class Hierarchical(Rule):
         steps, from_mlp = _mlp(
             theta.layers,
             layout,
-            features,
+            fields,
             jax.lax.rsqrt(squares + 1e-5),
             _constant_features(layout, state.step, squares, to_mlp),
         )
@@ -197,25 +200,19 @@ def _accumulate(
     return layout.map(update, grads, *slots.m, *slots.v)
 
 
-def _param_features(
-    grads: Field, params: Field, slots: HierarchicalSlots, layout: Layout
-) -> tuple[Field, Field]:
-    """The 23 features, before normalisation, and the 3 sums that tensors want to know.
+def _param_features(g: Array, p: Array, *averages: Array) -> list[Array]:
+    """The 23 features, before normalisation: g, p, log|p|, m, m rsqrt(v), v, rsqrt(v)."""
+    m, v = averages[: len(_RATES)], averages[len(_RATES) :]
+    inv = [jax.lax.rsqrt(a + 1e-6) for a in v]
+    adam = [a * b for a, b in zip(m, inv, strict=True)]
+    return [g, p, _clipped_log(p), *m, *adam, *v, *inv]
 
-    Returns:
-      ``[23, ...]``: g, p, log|p|, m, m rsqrt(v), v, rsqrt(v); and ``[3, ...]``: p, and
-      the means of m and of v over decays.
-    """
 
-    def compute(g: Array, p: Array, *averages: Array) -> tuple[Array, Array]:
-        m, v = averages[: len(_RATES)], averages[len(_RATES) :]
-        inv = [jax.lax.rsqrt(a + 1e-6) for a in v]
-        adam = [a * b for a, b in zip(m, inv, strict=True)]
-        features = [g, p, _clipped_log(p), *m, *adam, *v, *inv]
-        sums = [p, sum(m) / len(_RATES), sum(v) / len(_RATES)]
-        return jnp.stack(features), jnp.stack(sums)
-
-    return layout.map(compute, grads, params, *slots.m, *slots.v)
+def _averages(g: Array, p: Array, *averages: Array) -> list[Array]:
+    """What tensors want the means of: p, and the means of m and of v over decays."""
+    del g
+    m, v = averages[: len(_RATES)], averages[len(_RATES) :]
+    return [p, sum(m) / len(_RATES), sum(v) / len(_RATES)]
 
 
 def _tensor_features(
@@ -276,7 +273,7 @@ def _constant_features(
 def _mlp(
     layers: tuple[network.Dense, ...],
     layout: Layout,
-    features: Field,
+    fields: tuple[Field, ...],
     scales: Float[Array, "23 tensors"],
     constants: Float[Array, "31 tensors"],
 ) -> tuple[Field, Float[Array, "tensors 16"]]:
@@ -288,22 +285,19 @@ def _mlp(
     first, second, last = layers
     bias = first.w[_PARAM_FEATURES:].T @ constants + first.b[:, None]
     w = first.w[:_PARAM_FEATURES]
+    out = network.Dense(last.w[:, :2], last.b[:2])
 
-    def hidden_units(x: Array, scale: Array, bias: Array) -> Array:
-        x = jnp.tensordot(w, x * scale, axes=((0,), (0,)))
-        hidden = jax.nn.relu(x + bias)
-        return jax.nn.relu(network.stacked([second], hidden))
-
-    def step(hidden: Array) -> Array:
-        out = network.Dense(last.w[:, :2], last.b[:2])
+    def step(scale: Array, bias: Array, *fields: Array) -> tuple[Array, Array]:
+        x = jnp.stack(_param_features(*fields)) * scale
+        hidden = jax.nn.relu(jnp.tensordot(w, x, axes=((0,), (0,))) + bias)
+        hidden = jax.nn.relu(network.stacked([second], hidden))
         direction, magnitude = network.stacked([out], hidden)
-        return -0.001 * direction * jnp.exp(0.001 * magnitude)
+        return -0.001 * direction * jnp.exp(0.001 * magnitude), hidden
 
-    hidden = layout.map(
-        hidden_units, features, layout.spread(scales), layout.spread(bias)
+    steps, hidden = layout.map_in_pieces(
+        step, layout.spread(scales), layout.spread(bias), *fields
     )
-    feedback = last.w[:, 2:].T @ layout.mean(hidden) + last.b[2:, None]
-    return layout.map(step, hidden), feedback.T
+    return steps, (last.w[:, 2:].T @ hidden + last.b[2:, None]).T
 
 
 def _pool(values: Float[Array, "... tensors"], layout: Layout) -> Float[Array, "..."]:

@@ -31,6 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from learned_opt import pieces
+
 # Float[Array, "... params"] when flat, a pytree of [..., *shape] per tensor
 Field = Any
 
@@ -117,6 +119,27 @@ class Layout(abc.ABC):
         """Means of each output of an elementwise ``f``, none of which is kept."""
 
     @abc.abstractmethod
+    def mean_squares(
+        self, f: Callable[..., Sequence[Array]], *fields: Field
+    ) -> Float[Array, "outputs tensors"]:
+        """Mean squares of each output of an elementwise ``f``, none of which is kept."""
+
+    @abc.abstractmethod
+    def map_in_pieces(
+        self, f: Callable[..., tuple[Any, Any]], *fields: Field
+    ) -> tuple[Any, Any]:
+        """`map` for an ``f`` with large intermediate results, as a network has.
+
+        Args:
+          f: elementwise; gives what to return as fields, and what only to average.
+          *fields: its arguments.
+
+        Returns:
+          The first with a field at each leaf, and the means of the second over each
+          tensor, ``[..., tensors]``.
+        """
+
+    @abc.abstractmethod
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
         """A field that repeats each tensor's value over its elements."""
 
@@ -155,6 +178,27 @@ class PerTensor(Layout):
     ) -> Float[Array, "outputs tensors"]:
         # One by one: stacked, they would fill memory with all outputs at once.
         return jnp.stack([self.mean(output) for output in self.map(f, *fields)])
+
+    def mean_squares(
+        self, f: Callable[..., Sequence[Array]], *fields: Field
+    ) -> Float[Array, "outputs tensors"]:
+        return self.means(lambda *x: [jnp.square(y) for y in f(*x)], *fields)
+
+    def map_in_pieces(
+        self, f: Callable[..., tuple[Any, Any]], *fields: Field
+    ) -> tuple[Any, Any]:
+        columns = [self._treedef.flatten_up_to(field) for field in fields]
+        rows = zip(*columns, strict=True)
+        pairs = [
+            pieces.map_and_sum(f, shape, *leaves)
+            for shape, leaves in zip(self.shapes, rows, strict=True)
+        ]
+        outputs, sums = zip(*pairs, strict=True)
+        sizes = np.maximum(self.sizes, 1).astype(np.float32)
+        return (
+            jax.tree.map(lambda *xs: self._treedef.unflatten(xs), *outputs),
+            jax.tree.map(lambda *xs: jnp.stack(xs, axis=-1) / sizes, *sums),
+        )
 
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
         return self._treedef.unflatten(
@@ -209,6 +253,19 @@ class Flat(Layout):
         self, f: Callable[..., Sequence[Array]], *fields: Field
     ) -> Float[Array, "outputs tensors"]:
         return self.mean(jnp.stack(list(self.map(f, *fields))))
+
+    def mean_squares(
+        self, f: Callable[..., Sequence[Array]], *fields: Field
+    ) -> Float[Array, "outputs tensors"]:
+        # Squared once stacked: the stack may be an input of a network as well.
+        return self.mean(jnp.square(jnp.stack(list(self.map(f, *fields)))))
+
+    def map_in_pieces(
+        self, f: Callable[..., tuple[Any, Any]], *fields: Field
+    ) -> tuple[Any, Any]:
+        # One piece: this layout is for small models, side by side in many lanes.
+        outputs, averaged = self.map(f, *fields)
+        return outputs, jax.tree.map(self.mean, averaged)
 
     def spread_rows(self, values: Float[Array, "... rows"]) -> Field:
         return self._fill(self.rows.tensors(values))

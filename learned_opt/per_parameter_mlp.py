@@ -74,8 +74,8 @@ class PerParameterMLP(Rule):
             return tuple(moments.toward(m, g, rate) for m, rate in pairs)
 
         slots = layout.map(accumulate, grads, *state.slots)
-        features = layout.map(lambda *x: jnp.stack(x), grads, params, *slots)
-        squares = layout.mean(layout.map(jnp.square, features))  # [8, tensors]
+        features = (grads, params, *slots)
+        squares = layout.mean_squares(lambda *x: x, *features)  # [8, tensors]
 
         first, *rest = theta.layers
         time = _time_features(state.step)
@@ -86,12 +86,12 @@ class PerParameterMLP(Rule):
             *rest,
         )
 
-        def update(x: Array, scale: Array) -> Array:
-            direction, magnitude = network.stacked(layers, x * scale)
-            return -0.001 * direction * jnp.exp(0.001 * magnitude)
+        def update(scale: Array, *x: Array) -> tuple[Array, None]:
+            direction, magnitude = network.stacked(layers, jnp.stack(x) * scale)
+            return -0.001 * direction * jnp.exp(0.001 * magnitude), None
 
         scales = layout.spread(jax.lax.rsqrt(squares + 1e-5))
-        steps = layout.map(update, features, scales)
+        steps, _ = layout.map_in_pieces(update, scales, *features)
         return steps, PerParameterMLPState(state.step + 1, slots)
 
 

@@ -88,14 +88,14 @@ class Rnn(Rule):
 
         def update(
             g: Array, hidden_1: Array, cell_1: Array, hidden_2: Array, cell_2: Array
-        ) -> tuple[Array, RnnSlots]:
+        ) -> tuple[tuple[Array, RnnSlots], None]:
             hidden_1, cell_1 = _lstm(theta.first, _size_and_sign(g), hidden_1, cell_1)
             hidden_2, cell_2 = _lstm(theta.second, hidden_1, hidden_2, cell_2)
             (out,) = network.stacked([theta.out], hidden_2)
             slots = RnnSlots(hidden_1, cell_1, hidden_2, cell_2)
-            return self.step_size * out, slots
+            return (self.step_size * out, slots), None
 
-        steps, slots = layout.map(update, grads, *state.slots)
+        (steps, slots), _ = layout.map_in_pieces(update, grads, *state.slots)
         return steps, RnnState(state.step + 1, slots)
 
 

@@ -1,0 +1,108 @@
+"""Working on a tensor in pieces gives what working on it at once gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import learned_opt
+from learned_opt import PerTensor, pieces
+
+SHAPES = st.lists(st.integers(1, 12), max_size=3).map(tuple)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(pieces, "_ON_CPU", 8)
+
+
+def _of_all(x, row, scale):
+    """An elementwise function: two outputs, of which one has a leading axis; one sum."""
+    y = jnp.sin(x + row) * scale
+    return (y, jnp.stack([x, y])), jnp.stack([y, y**2])
+
+
+@settings(max_examples=30, deadline=None)
+@given(shape=SHAPES)
+def test_pieces_give_what_the_whole_gives(shape):
+    x = jax.random.normal(KEY, shape)
+    row = jax.random.normal(KEY, (*shape[:-1], 1) if shape else ())
+    scale = jnp.full((1,) * len(shape), 1.5)
+    whole, summed = _of_all(x, row, scale)
+    axes = tuple(range(1, x.ndim + 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "_ON_CPU", 8)
+        outputs, sums = pieces.map_and_sum(_of_all, shape, x, row, scale)
+    jax.tree.map(np.testing.assert_array_equal, outputs, whole)
+    np.testing.assert_allclose(sums, jnp.sum(summed, axes), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape, cut",
+    [
+        ((16,), None),  # small
+        ((4096,), None),  # a vector is left whole
+        ((64, 8), (0, 64)),  # 8 elements each
+        ((3, 3, 16, 4), (2, 16)),  # 36 elements: nearer than 48
+        ((7, 1000), (0, 7)),
+    ],
+)
+def test_a_cut_comes_near_to_the_size_asked_for(shape, cut):
+    assert pieces._cut(shape, 8) == cut
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "per_parameter_mlp", "rnn"])
+def test_an_optimizer_does_not_notice(name, small_pieces):
+    optimizer = learned_opt.get(name)()
+    theta = optimizer.init(KEY)
+    params = {"w": jax.random.normal(KEY, (16, 12)), "b": jnp.ones(3)}
+    grads = jax.tree.map(lambda x: x**2, params)
+
+    def updates(most):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pieces, "_ON_CPU", most)
+            tx = optimizer.transform(theta, num_steps=10)
+            state = tx.init(params)
+            for _ in range(3):
+                found, state = tx.update(grads, state, params, value=1.0)
+        return found
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8),
+        updates(8),
+        updates(10**6),
+    )
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "per_parameter_mlp"])
+def test_large_intermediate_results_exist_for_one_piece_only(name):
+    """All features and hidden units of all parameters would be 4 to 8 times the state."""
+    optimizer = learned_opt.get(name)()
+    theta = optimizer.init(KEY)
+    params = {"w": jnp.zeros((1024, 512))}
+    tx = optimizer.transform(theta)
+    state = jax.eval_shape(tx.init, params)
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p, value=1.0))
+    memory = update.lower(params, state, params).compile().memory_analysis()
+    kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state, params)))
+    assert memory.temp_size_in_bytes < 1.2 * kept
+
+
+def test_tensors_that_are_sharded_stay_where_they_are(monkeypatch):
+    """Each device cuts the rows it has: nothing is gathered."""
+    monkeypatch.setattr(pieces, "_ON_CPU", 64)  # 4 of 64 rows
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.NamedSharding(mesh, jax.P("x"))
+    x = jax.device_put(jnp.ones((64, 16)), rows)
+    layout = PerTensor([x])
+
+    def f(x):
+        outputs, _ = layout.map_in_pieces(lambda x: (jnp.sin(x), None), [x])
+        return outputs[0]
+
+    program = jax.jit(f, out_shardings=rows).lower(x).compile().as_text()
+    assert "while" in program  # it is cut
+    assert "all-gather" not in program and "all-to-all" not in program
