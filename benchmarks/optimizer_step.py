@@ -2,6 +2,7 @@
 
     python -m benchmarks optimizer_step
     python -m benchmarks.optimizer_step --models transformer-100m --rounds 20
+    python -m benchmarks.optimizer_step --models thousand --flat
 
 An optimizer's programs run in turn with those of `optax.adamw`, so that a noisy machine is
 noisy for both; times are medians over rounds. The state is donated, as in training. Per
@@ -72,11 +73,18 @@ def transformer(width: int, layers: int, vocabulary: int) -> Iterator[tuple[int,
     yield from ((width,),) * 2
 
 
+def thousand() -> Iterator[tuple[int, ...]]:
+    """A thousand small tensors."""
+    for _ in range(500):
+        yield from ((32, 32), (32,))
+
+
 MODELS: dict[str, Callable[[], Iterator[tuple[int, ...]]]] = {
     "mlp": mlp,
     "resnet": resnet,
     "transformer": lambda: transformer(256, 12, 2048),
     "transformer-100m": lambda: transformer(768, 12, 16384),
+    "thousand": thousand,
 }
 
 
@@ -104,10 +112,12 @@ class Measure:
     """Measures one update of every optimizer; prints a table per model."""
 
     models: tuple[str, ...] = ("mlp", "resnet", "transformer")
-    """Of mlp, resnet, transformer, transformer-100m."""
+    """Of mlp, resnet, transformer, transformer-100m, thousand."""
     optimizers: tuple[str, ...] = learned_opt.names()
     """Registered names; optax.adamw is always there."""
     rounds: int = 11
+    flat: bool = False
+    """Work on one vector; without, every tensor keeps its own arrays."""
 
     def __call__(self) -> None:
         for model in self.models:
@@ -119,7 +129,7 @@ class Measure:
         grads = _normal(jax.random.key(1), shapes)
 
         def programs(name: str) -> dict[str, Program]:
-            tx = _transform(name)
+            tx = _transform(name, flat=self.flat)
             made = {"update": _update(tx, grads, params)}
             if model == "mlp":
                 made["step"] = _training_step(tx, params)
@@ -130,7 +140,7 @@ class Measure:
         count = sum(math.prod(shape) for shape in shapes)
         table = Table(
             title=f"one update, {model}: {count:,} parameters in {len(shapes)} tensors "
-            f"({jax.devices()[0].device_kind})"
+            f"({jax.devices()[0].device_kind}{', flat' if self.flat else ''})"
         )
         columns = ["optimizer", "update ms", "x adamw"]
         columns += ["step ms", "x adamw"] if model == "mlp" else []
@@ -189,11 +199,13 @@ def _normal(key: jax.Array, shapes: tuple[tuple[int, ...], ...]) -> list[jax.Arr
     return [draw(*pair) for pair in zip(keys, shapes, strict=True)]
 
 
-def _transform(name: str) -> optax.GradientTransformationExtraArgs:
+def _transform(name: str, *, flat: bool) -> optax.GradientTransformationExtraArgs:
     if name == BASELINE:
         return optax.with_extra_args_support(optax.adamw(1e-3))
     optimizer = learned_opt.get(name)()
     theta = jax.jit(optimizer.init)(jax.random.key(0))
+    if flat and isinstance(optimizer, learned_opt.Rule):
+        return optimizer.transform(theta, num_steps=1000, layout=learned_opt.Flat)
     return optimizer.transform(theta, num_steps=1000)
 
 

@@ -212,7 +212,7 @@ def _averages(g: Array, p: Array, *averages: Array) -> list[Array]:
     """What tensors want the means of: p, and the means of m and of v over decays."""
     del g
     m, v = averages[: len(_RATES)], averages[len(_RATES) :]
-    return [p, sum(m) / len(_RATES), sum(v) / len(_RATES)]
+    return [p, *(sum(x[1:], x[0]) / len(_RATES) for x in (m, v))]
 
 
 def _tensor_features(

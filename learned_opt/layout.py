@@ -31,12 +31,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from learned_opt import pieces
+from learned_opt import cutting, pieces
 
 # Float[Array, "... params"] when flat, a pytree of [..., *shape] per tensor
 Field = Any
 
 _FEW_TENSORS = 16  # up to here, selecting among them is cheap
+_MANY_TENSORS = 32  # from here, `Flat` does not give each its own code
+_BLOCK = 64  # elements
 
 
 class Layout(abc.ABC):
@@ -60,12 +62,16 @@ class Layout(abc.ABC):
 
         Every entry of a tensor of rank 0 or 1 is a row, and a column, of its own.
         """
-        return Flat([_placeholder(shape, _longest(shape)) for shape in self.shapes])
+        return Flat(
+            [_placeholder(shape, _longest(shape)) for shape in self.shapes], block=1
+        )
 
     @functools.cached_property
     def columns(self) -> "Flat":
         """The layout of one number per column: the second longest axis is gone."""
-        return Flat([_placeholder(shape, _second(shape)) for shape in self.shapes])
+        return Flat(
+            [_placeholder(shape, _second(shape)) for shape in self.shapes], block=1
+        )
 
     def row_means(self, field: Field) -> Float[Array, "... rows"]:
         """Means over the longest axis of each tensor (0 of an empty axis).
@@ -214,16 +220,42 @@ class PerTensor(Layout):
 
 
 class Flat(Layout):
-    """All tensors in one vector ``[params]``: the layout of meta-training."""
+    """All tensors in one vector ``[params]``: the layout of meta-training.
 
-    def __init__(self, params: Any):
+    From 32 tensors on, each fills a whole number of blocks. What is done tensor by tensor
+    is then done block by block, by code that is compiled once (see `cutting`). The rest of
+    a tensor's last block belongs to nobody, and may hold anything.
+
+    Args:
+      params: tensors, or what has their shapes.
+      block: elements of a block; chosen by the number of tensors unless given.
+    """
+
+    def __init__(self, params: Any, block: int | None = None):
         leaves, self._treedef = jax.tree.flatten(params)
         self.shapes = tuple(tuple(jnp.shape(leaf)) for leaf in leaves)
-        self._ends = tuple(int(end) for end in np.cumsum(self.sizes))
+        self._many = len(self.shapes) >= _MANY_TENSORS and sum(self.sizes) > 0
+        self._block = block or (_BLOCK if self._many else 1)
+        block = self._block
+        self._blocks = tuple(-(-size // block) for size in self.sizes)
+        ends = np.cumsum(self._blocks, dtype=int) * block
+        self._starts = tuple(int(x) for x in ends - np.array(self._blocks) * block)
+
+    @functools.cached_property
+    def _tensor_of_block(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.shapes)), self._blocks)
+
+    @functools.cached_property
+    def _owned(self) -> np.ndarray:
+        """How many elements of each block belong to its tensor, ``[blocks]``."""
+        after = np.repeat(np.add(self._starts, self.sizes), self._blocks)
+        return np.minimum(after - np.arange(after.size) * self._block, self._block)
 
     def _split(self, field: Field) -> list[Array]:
-        pairs = zip(self._ends, self.sizes, strict=True)
-        return [field[..., end - size : end] for end, size in pairs]
+        if self._many:
+            return cutting.cut(cutting.apart(field), self._starts, self.sizes)
+        pairs = zip(self._starts, self.sizes, strict=True)
+        return [field[..., start : start + size] for start, size in pairs]
 
     def ravel(self, tree: Any) -> Field:
         leaves = self._treedef.flatten_up_to(tree)
@@ -231,7 +263,8 @@ class Flat(Layout):
             return jnp.zeros((0,))
         lead = leaves[0].ndim - len(self.shapes[0])
         flat = [x.reshape(x.shape[:lead] + (-1,)) for x in leaves]
-        return jnp.concatenate(flat, axis=-1)
+        padded = [_pad_last(x, -x.shape[-1] % self._block) for x in flat]
+        return jnp.concatenate(padded, axis=-1)
 
     def unravel(self, field: Field) -> Any:
         return self._treedef.unflatten(
@@ -243,11 +276,25 @@ class Flat(Layout):
         return f(*fields)
 
     def mean(self, field: Field) -> Float[Array, "... tensors"]:
+        if self._block > 1:
+            return self._mean_by_blocks(field)
         means = [
             jnp.sum(piece, axis=-1) / max(piece.shape[-1], 1)
             for piece in self._split(field)
         ]
         return jnp.stack(means, axis=-1) if means else jnp.zeros((0,))
+
+    def _mean_by_blocks(self, field: Field) -> Float[Array, "... tensors"]:
+        blocks = field.reshape(*field.shape[:-1], -1, self._block)
+        owned = jnp.arange(self._block) < jnp.asarray(self._owned)[:, None]
+        sums = jnp.sum(jnp.where(owned, blocks, 0.0), axis=-1)
+        total = jax.ops.segment_sum(
+            jnp.moveaxis(sums, -1, 0),
+            self._tensor_of_block,
+            num_segments=len(self.shapes),
+            indices_are_sorted=True,
+        )
+        return jnp.moveaxis(total, 0, -1) / np.maximum(self.sizes, 1).astype(np.float32)
 
     def means(
         self, f: Callable[..., Sequence[Array]], *fields: Field
@@ -274,6 +321,10 @@ class Flat(Layout):
         return self._fill(self.columns.tensors(values))
 
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
+        if self._block > 1:
+            of_blocks = values[..., self._tensor_of_block, None]
+            blocks = jnp.broadcast_to(of_blocks, (*of_blocks.shape[:-1], self._block))
+            return blocks.reshape(*values.shape[:-1], -1)
         # Measured on CPU: selects fuse into what uses [features, params], where
         # concatenation breaks the loop; for one row of numbers it is the other way.
         if values.ndim > 1 and 0 < len(self.sizes) <= _FEW_TENSORS:
@@ -283,7 +334,7 @@ class Flat(Layout):
     def _select(self, values: Float[Array, "... tensors"]) -> Field:
         index = np.arange(sum(self.sizes))
         field = values[..., :1]
-        for i, start in enumerate(self._ends[:-1], 1):
+        for i, start in enumerate(self._starts[1:], 1):
             field = jnp.where(index >= start, values[..., i : i + 1], field)
         return jnp.broadcast_to(field, (*values.shape[:-1], index.size))
 
@@ -320,6 +371,11 @@ def _placeholder(shape: tuple[int, ...], axis: int | None) -> jax.ShapeDtypeStru
     if axis is not None:
         shape = (*shape[:axis], 1, *shape[axis + 1 :])
     return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _pad_last(x: Array, count: int) -> Array:
+    """With so many zeros after the end of the last axis."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, count)]) if count else x
 
 
 def _mean_over(x: Array, axis: int | None, rank: int) -> Array:

@@ -57,10 +57,20 @@ class Pretrained:
     card: Card
 
     def transform(
-        self, *, num_steps: ArrayLike | None = None
+        self,
+        *,
+        num_steps: ArrayLike | None = None,
+        layout: type[learned_opt.Layout] | None = None,
     ) -> optax.GradientTransformationExtraArgs:
-        """The optax transform; ``num_steps`` is the number of updates to come."""
-        return self.optimizer.transform(self.theta, num_steps=num_steps)
+        """The optax transform.
+
+        Args:
+          num_steps: the number of updates to come.
+          layout: `learned_opt.Flat` for hundreds of tensors on one device; only a
+            `learned_opt.Rule` has the choice.
+        """
+        options = {} if layout is None else {"layout": layout}
+        return self.optimizer.transform(self.theta, num_steps=num_steps, **options)
 
 
 def available() -> dict[str, str]:
@@ -72,10 +82,13 @@ def available() -> dict[str, str]:
 
 
 def optimizer(
-    name_or_path: str | os.PathLike[str], *, num_steps: ArrayLike | None = None
+    name_or_path: str | os.PathLike[str],
+    *,
+    num_steps: ArrayLike | None = None,
+    layout: type[learned_opt.Layout] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transform; see `load` and `Pretrained`."""
-    return load(name_or_path).transform(num_steps=num_steps)
+    return load(name_or_path).transform(num_steps=num_steps, layout=layout)
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Pretrained:

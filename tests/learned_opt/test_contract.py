@@ -8,6 +8,7 @@ import pytest
 
 import learned_opt
 from learned_opt import Flat, Signals
+from learned_opt import layout as layout_module
 
 META_PARAMETERS = {
     "sgd": 1,
@@ -77,7 +78,11 @@ def test_it_has_the_stated_number_of_meta_parameters_all_float32(case):
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-def test_flat_and_per_tensor_layouts_agree_for_twenty_steps(case):
+@pytest.mark.parametrize("many", [False, True])
+def test_flat_and_per_tensor_layouts_agree_for_twenty_steps(case, many, monkeypatch):
+    if many:  # each tensor in blocks, as from 32 of them on
+        monkeypatch.setattr(layout_module, "_MANY_TENSORS", 1)
+        monkeypatch.setattr(layout_module, "_BLOCK", 4)
     params = normal(0, MIXED | {"empty": (0, 3)})
     layout = Flat(params)
     state = case.tx.init(params)
@@ -95,9 +100,10 @@ def test_flat_and_per_tensor_layouts_agree_for_twenty_steps(case):
         updates, state = case.update(grads, state, params, value)
         step, flat_state = advance(flat_state, layout.ravel(grads), flat, value)
         params, flat = optax.apply_updates(params, updates), flat + step
-        scale = np.abs(step).max()
-        np.testing.assert_allclose(layout.ravel(updates), step, atol=1e-5 * scale)
-    np.testing.assert_allclose(layout.ravel(params), flat, rtol=1e-5, atol=1e-6)
+        step = layout.unravel(step)
+        scale = max(np.abs(x).max(initial=0) for x in jax.tree.leaves(step))
+        assert_close(updates, step, atol=1e-5 * scale)
+    assert_close(params, layout.unravel(flat), atol=1e-6)
 
 
 def test_state_is_arrays_whose_types_never_change(case, small):

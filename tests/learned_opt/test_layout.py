@@ -8,12 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learned_opt import Flat, PerTensor
+from learned_opt import layout as layout_module
 
 SHAPES = st.lists(
     st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=4
 )
 few_examples = settings(max_examples=8, deadline=None)
-layouts = pytest.mark.parametrize("kind", [Flat, PerTensor])
+
+
+class Many(Flat):
+    """`Flat` as it is for many tensors."""
+
+    def __init__(self, tree):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layout_module, "_MANY_TENSORS", 1)
+            patch.setattr(layout_module, "_BLOCK", 4)
+            super().__init__(tree)
+            _ = self.rows, self.columns  # are made when they are first asked for
+
+
+layouts = pytest.mark.parametrize("kind", [Flat, Many, PerTensor])
 
 
 def tensors(shapes, lead=()):
@@ -60,9 +74,9 @@ def test_spread_repeats_each_value_over_its_tensor(kind, lead, shapes):
 
 
 def test_spreading_over_many_tensors_is_the_same_function():
-    sizes = [1, 3] * 20
+    sizes = [1, 3] * 10
     layout = Flat([jnp.zeros(n) for n in sizes])
-    values = jnp.arange(80.0).reshape(2, 40)
+    values = jnp.arange(40.0).reshape(2, 20)
     assert np.array_equal(layout.spread(values), np.repeat(values, sizes, axis=1))
 
 
@@ -131,3 +145,33 @@ def test_a_field_is_made_of_its_tensors(kind):
     layout = kind(tensors([(2, 3), ()]))
     back = layout.tensors(layout.field(tree))
     assert all(np.array_equal(a, b) for a, b in zip(tree, back, strict=True))
+
+
+@layouts
+def test_what_is_mapped_in_pieces_comes_with_means_over_tensors(kind):
+    tree = tensors([(3,), (2, 4), ()])
+    layout = kind(tree)
+    field = layout.ravel(tree)
+    f = lambda x: (x + 1, jnp.stack([x, x**2]))
+    outputs, means = layout.map_in_pieces(f, field)
+    for x, y in zip(tree, layout.tensors(outputs), strict=True):
+        np.testing.assert_allclose(y, x + 1)
+    expected = [[np.mean(x), np.mean(x**2)] for x in tree]
+    np.testing.assert_allclose(means.T, expected, rtol=1e-5)
+
+
+@layouts
+def test_mean_squares_are_means_of_squares(kind):
+    tree = tensors([(3,), (2, 4), ()])
+    layout = kind(tree)
+    outputs = lambda x: [x, 2 * x]
+    expected = [[np.mean(k * k * x * x) for x in tree] for k in (1, 2)]
+    found = layout.mean_squares(outputs, layout.ravel(tree))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_end_of_a_last_block_counts_for_nothing():
+    layout = Many([jnp.zeros(3), jnp.zeros(5)])
+    field = layout.map(lambda x: jnp.log(x), layout.ravel([jnp.ones(3), jnp.ones(5)]))
+    assert not np.isfinite(field).all()  # the logarithm of what belongs to nobody
+    np.testing.assert_array_equal(layout.mean(field), [0, 0])
