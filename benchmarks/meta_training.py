@@ -1,113 +1,214 @@
 """Inner steps per second of PES on a fixed problem, compile seconds, peak memory.
 
     python -m benchmarks meta_training
+    python -m benchmarks.meta_training --optimizers scale_free --tasks 8 64 512 --devices 1 2
 
 The problem: an MLP 64-32-10 (2,410 parameters, relu, softmax cross-entropy) on batches of
 64 drawn by random index from the digits on the device; PES, antithetic, sigma .01;
 (a) 8 tasks x windows of 20 steps, (b) 16 tasks x 50. Counted: outer steps x tasks x 2 x
-window, in seconds after warm-up; every repetition is a process of its own, with a cold
+window, in seconds after warm-up; one outer step is in flight while the metrics of the one
+before are read, as in training. Every repetition is a process of its own, with a cold
 compilation cache. Tables give the median and the range over repetitions.
+
+Operations are all floating-point ones of an outer step (`tasksets.cost`), in matrix
+products and not; their rate is also given as a share of what large matrix products reach
+on the same devices in the same process.
 """
 
+import dataclasses
+import itertools
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
 
 # google/learned_optimization at commit 32186aa on one kind of 2-core machine (AVX-512,
 # Python 3.11, jax 0.10.2), through its estimator: the marks to clear, from another run.
 PEER = {
-    ("per_parameter_mlp", "a"): "3,134 (MLPLOpt)",
-    ("hierarchical", "a"): "2,271 (RNNMLPLOpt)",
-    ("scale_free", "a"): "3,871 (AdafacMLPLOpt)",
-    ("scale_free", "b"): "4,758 (AdafacMLPLOpt)",
+    ("per_parameter_mlp", 8, 20): "3,134 (MLPLOpt)",
+    ("hierarchical", 8, 20): "2,271 (RNNMLPLOpt)",
+    ("adafactor_mlp", 8, 20): "3,871 (AdafacMLPLOpt)",
+    ("adafactor_mlp", 16, 50): "4,758 (AdafacMLPLOpt)",
+    ("hyper_v2", 8, 20): "402 (HyperV2)",
 }
-SHAPES = {"a": (8, 20), "b": (16, 50)}
-CASES = (
-    ("adam", "a"),
-    ("scale_free", "a"),
-    ("scale_free", "b"),
-    ("per_parameter_mlp", "a"),
-    ("hierarchical", "a"),
-)
 # Lanes a device runs at once, where all of them together would leave the caches.
 LANE_BATCH = {"hierarchical": 2}
-REPETITIONS = 3
-SECONDS = 6.0
+_MULTIPLIED = 2048  # rows and columns of the matrices that measure matrix products
 
 
-def measure(name: str, shape: str) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What one process measures."""
+
+    optimizer: str
+    tasks: int
+    window: int
+    devices: int  # 0: all there are
+
+
+CASES = tuple(
+    Case(name, *shape, 0)
+    for name, shape in (
+        ("adam", (8, 20)),
+        ("scale_free", (8, 20)),
+        ("scale_free", (16, 50)),
+        ("adafactor_mlp", (8, 20)),
+        ("adafactor_mlp", (16, 50)),
+        ("per_parameter_mlp", (8, 20)),
+        ("hierarchical", (8, 20)),
+        ("hyper_v2", (8, 20)),
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Measures meta-training; prints a table."""
+
+    optimizers: tuple[str, ...] = ()
+    """Registered names; none: the reference cases."""
+    tasks: tuple[int, ...] = (16,)
+    """How many at a time: half as many as there are lanes. Each of these."""
+    window: int = 50
+    devices: tuple[int, ...] = (0,)
+    """How many to use, 0 for all. Each of these."""
+    repetitions: int = 3
+    seconds: float = 6.0
+    """Of one repetition, without compiling."""
+
+    def __call__(self) -> None:
+        swept = itertools.product(self.optimizers, self.tasks, self.devices)
+        cases = [Case(name, n, self.window, devices) for name, n, devices in swept]
+        table = Table(title="PES, MLP 64-32-10, batch 64: inner steps per second")
+        for column in (
+            "optimizer",
+            "tasks x window",
+            "devices",
+            "median",
+            "range",
+            "peer",
+            "GFLOP/s",
+            "of sgemm",
+            "compile s",
+            "GiB",
+        ):
+            table.add_column(column, justify="right")
+        for case in cases or CASES:
+            table.add_row(*self._row(case))
+        Console(width=120).print(table)
+
+    def _row(self, case: Case) -> list[str]:
+        request = json.dumps([dataclasses.astuple(case), self.seconds])
+        command = [sys.executable, "-m", "benchmarks.meta_training", "one", request]
+        runs = [
+            json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+            for _ in range(self.repetitions)
+        ]
+        middle = lambda what: statistics.median(run[what] for run in runs)
+        rates = sorted(run["rate"] for run in runs)
+        return [
+            case.optimizer,
+            f"{case.tasks} x {case.window}",
+            str(runs[0]["devices"]),
+            f"{middle('rate'):,.0f}",
+            f"{rates[0]:,.0f}-{rates[-1]:,.0f}",
+            PEER.get((case.optimizer, case.tasks, case.window), "-"),
+            f"{middle('gflops'):.1f}",
+            f"{middle('share'):.0%}",
+            f"{middle('compile_seconds'):.1f}",
+            f"{max(run['peak_gib'] for run in runs):.2f}",
+        ]
+
+
+def measure(case: Case, seconds: float) -> dict[str, float]:
     """One repetition, in this process."""
+    import jax
+
+    if case.devices:
+        jax.config.update("jax_num_cpu_devices", case.devices)
     from meta_train.devices import lane_mesh, replicate, use_all_cores
 
     use_all_cores()
-    import jax
     import optax
 
     import learned_opt
     import tasksets
     from meta_train import PES, InnerTraining, Truncation, outer
+    from tasksets.cost import operations
 
-    num_tasks, window = SHAPES[shape]
     mesh = lane_mesh()
     task = tasksets.get("small_mlp/seed3@digits?hidden=32&activation=relu")
-    optimizer = learned_opt.get(name)()
+    optimizer = learned_opt.get(case.optimizer)()
     system = InnerTraining(replicate(task, mesh), optimizer, train_weight=1.0)
+    window = case.window
     truncation = Truncation.log_uniform(4 * window, 64 * window, window)
-    batch = LANE_BATCH.get(name)
-    pes = PES(system, truncation, num_tasks, 0.01, 2.0, lane_batch=batch, mesh=mesh)
-    estimators = (pes,)
+    batch = LANE_BATCH.get(case.optimizer)
+    pes = PES(system, truncation, case.tasks, 0.01, 2.0, lane_batch=batch, mesh=mesh)
     tx = optax.adam(1e-3)
     theta = jax.jit(optimizer.init)(jax.random.key(0))
-    state = outer.start(estimators, theta, tx, jax.random.key(1))
+    state = outer.start((pes,), theta, tx, jax.random.key(1))
     step = outer.make_step(tx)
+    whole = dataclasses.replace(pes, mesh=None)
+    counted = operations(outer.step_function(tx), (whole,), state).total
 
     began = time.perf_counter()
-    state, metrics = step(estimators, state)
+    state, metrics = step((pes,), state)
     float(metrics["loss"])
     compile_seconds = time.perf_counter() - began
 
     steps, began = 0, time.perf_counter()
-    while time.perf_counter() - began < SECONDS:
-        state, metrics = step(estimators, state)
-        float(metrics["loss"])  # one step in flight at most, as in training
-        steps += 1
-    seconds = time.perf_counter() - began
+    while time.perf_counter() - began < seconds:
+        state, following = step((pes,), state)
+        float(metrics["loss"])
+        metrics, steps = following, steps + 1
+    float(metrics["loss"])
+    taken = (time.perf_counter() - began) / steps
     return {
-        "inner_steps_per_second": steps * num_tasks * 2 * window / seconds,
+        "rate": case.tasks * 2 * window / taken,
+        "gflops": counted / taken / 1e9,
+        "share": counted / taken / _sgemm(mesh),
         "compile_seconds": compile_seconds,
+        "devices": 1 if mesh is None else mesh.size,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 
-def main() -> None:
-    """Every case in fresh processes; print the table."""
-    from rich.console import Console
-    from rich.table import Table
+def _sgemm(mesh: Any) -> float:
+    """Operations per second of large matrix products, one on each device."""
+    import jax
+    import jax.numpy as jnp
 
-    table = Table(title="PES, MLP 64-32-10, batch 64: inner steps per second")
-    for column in ("optimizer", "shape", "median", "range", "peer", "compile s", "GiB"):
-        table.add_column(column, justify="right")
-    for name, shape in CASES:
-        command = [sys.executable, "-m", "benchmarks.meta_training", name, shape]
-        runs = [
-            json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
-            for _ in range(REPETITIONS)
-        ]
-        rates = sorted(run["inner_steps_per_second"] for run in runs)
-        table.add_row(
-            name,
-            f"({shape}) {SHAPES[shape][0]} x {SHAPES[shape][1]}",
-            f"{statistics.median(rates):,.0f}",
-            f"{rates[0]:,.0f}-{rates[-1]:,.0f}",
-            PEER.get((name, shape), "-"),
-            f"{statistics.median(run['compile_seconds'] for run in runs):.1f}",
-            f"{max(run['peak_gib'] for run in runs):.2f}",
+    count = 1 if mesh is None else mesh.size
+    x = jnp.ones((count, _MULTIPLIED, _MULTIPLIED))
+    product = lambda x: x @ x
+    if mesh is not None:
+        x = jax.device_put(x, jax.NamedSharding(mesh, jax.P("lanes")))
+        product = jax.shard_map(
+            product, mesh=mesh, in_specs=jax.P("lanes"), out_specs=jax.P("lanes")
         )
-    Console(width=110).print(table)
+    product, taken = jax.jit(product), []
+    for _ in range(6):
+        began = time.perf_counter()
+        jax.block_until_ready(product(x))
+        taken.append(time.perf_counter() - began)
+    return count * 2 * _MULTIPLIED**3 / statistics.median(taken[1:])
+
+
+def main() -> None:
+    """The reference cases."""
+    Measure()()
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(*sys.argv[1:3])))
+    if sys.argv[1:2] == ["one"]:
+        asked, duration = json.loads(sys.argv[2])
+        print(json.dumps(measure(Case(*asked), duration)))
+    else:
+        tyro.cli(Measure)()

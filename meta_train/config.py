@@ -72,6 +72,8 @@ class TrainConfig:
     """Outer losses count at most this much; 1 is a task's initial loss, 0 its best."""
     train_weight: float = 0.0
     """Share of the training loss in the outer loss, 0 to 1."""
+    end_emphasis: float = 0.0
+    """0: an episode's steps count alike. 1: the first counts nothing, the last twice."""
 
     outer_steps: int = 3000
     outer_optimizer: str = "adam"
@@ -89,10 +91,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.train_weight <= 1:
-            raise ValueError(
-                f"train_weight must be in [0, 1], got {self.train_weight}."
-            )
+        for name in ("train_weight", "end_emphasis"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} must be in [0, 1], got {getattr(self, name)}."
+                )
         counts = ["num_tasks", "tasks_per_group", "num_pairs", "outer_steps"]
         if self.groups_in_flight is not None:
             counts.append("groups_in_flight")
@@ -169,7 +172,10 @@ class TrainConfig:
             self.horizons.window, low, high, stagger=self.groups_in_flight is None
         )
         system = InnerTraining.over(
-            tasks, self.learned_optimizer(), train_weight=self.train_weight
+            tasks,
+            self.learned_optimizer(),
+            train_weight=self.train_weight,
+            end_emphasis=self.end_emphasis,
         )
         return ESTIMATORS[self.estimator](
             system,

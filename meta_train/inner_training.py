@@ -62,6 +62,9 @@ class InnerTraining:
         step) in the outer loss; the rest goes to the loss on the outer validation split
         (after the step). The outer loss is 1 at the task's initial loss and 0 at its
         best known one, so that tasks of all kinds count alike.
+      end_emphasis: how much more the end of an episode counts than its beginning, in
+        [0, 1]: the weight of the outer loss rises linearly over the episode from 1 minus
+        this to 1 plus this. Overfitting, which comes late, then costs more.
       valid_every: the optimizer is shown a validation loss every so many steps (Metz et
         al. 2020, arXiv 2009.11243, section 3: every 10).
     """
@@ -69,6 +72,7 @@ class InnerTraining:
     task: Task
     optimizer: LearnedOptimizer = dataclasses.field(metadata={"static": True})
     train_weight: float = dataclasses.field(default=0.0, metadata={"static": True})
+    end_emphasis: float = dataclasses.field(default=0.0, metadata={"static": True})
     valid_every: int = dataclasses.field(default=10, metadata={"static": True})
 
     @classmethod
@@ -150,7 +154,9 @@ class InnerTraining:
             after = loss_on("outer_valid", self._unravel(new_params), x.outer_valid)
             loss = loss + (1 - self.train_weight) * after
         best, initial = task.numbers.best_loss, task.numbers.initial_loss
-        return new, (loss - best) / (initial - best)
+        progress = (state.step + 0.5) / state.num_steps
+        weight = 1 + self.end_emphasis * (2 * progress - 1)
+        return new, weight * (loss - best) / (initial - best)
 
     def _lane(self, lane: Int[Array, ""]) -> Task:
         return self.task.lane(lane) if self.task.stacked else self.task

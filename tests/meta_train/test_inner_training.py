@@ -106,6 +106,15 @@ def test_the_training_loss_takes_its_share_of_the_outer_loss():
     np.testing.assert_allclose(parts[1], 0.75 * parts[0] + 0.25 * parts[2], rtol=1e-5)
 
 
+def test_emphasis_moves_weight_from_the_beginning_to_the_end():
+    plain, half, full = (
+        _losses(InnerTraining(TASKS[0], learned_opt.Adam(), end_emphasis=e), 4)
+        for e in (0.0, 0.5, 1.0)
+    )
+    np.testing.assert_allclose(full / plain, [0.25, 0.75, 1.25, 1.75], rtol=1e-5)
+    np.testing.assert_allclose(half, (plain + full) / 2, rtol=1e-5)
+
+
 def test_validation_losses_are_shown_every_so_many_steps():
     shown = []
 
