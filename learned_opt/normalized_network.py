@@ -28,12 +28,8 @@ def mean_squares(
     features: Features, layout: Layout
 ) -> Float[Array, "features tensors"]:
     """The mean square of each feature over each tensor."""
-
-    def squares(*fields: Array) -> list[Array]:
-        return [jnp.square(x) for x in features.own(*fields)]
-
     parts = [
-        layout.means(squares, *features.fields),
+        layout.mean_squares(features.own, *features.fields),
         layout.rows.mean(jnp.square(features.rows)),
         layout.columns.mean(jnp.square(features.columns)),
     ]
