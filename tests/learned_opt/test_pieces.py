@@ -106,3 +106,13 @@ def test_tensors_that_are_sharded_stay_where_they_are(monkeypatch):
     program = jax.jit(f, out_shardings=rows).lower(x).compile().as_text()
     assert "while" in program  # it is cut
     assert "all-gather" not in program and "all-to-all" not in program
+
+
+def test_tensors_whose_type_says_how_they_are_sharded_are_left_whole(small_pieces):
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(jnp.ones((64, 16)), jax.P("x"))
+        f = lambda x: PerTensor([x]).map_in_pieces(lambda x: (jnp.sin(x), None), [x])
+        assert "while" not in jax.jit(f).lower(x).as_text()
+        outputs, _ = jax.jit(f)(x)
+    assert jax.typeof(outputs[0]).sharding.spec == jax.P("x", None)

@@ -10,7 +10,7 @@ import pytest
 import learned_opt
 import tasksets
 from learned_opt import LearnedOptimizer
-from meta_train import PES, InnerTraining, Truncation
+from meta_train import PES, InnerTraining, TrainConfig, Truncation
 from meta_train.system import Driven, Episodic, System
 
 KEY = jax.random.key(3)
@@ -113,6 +113,12 @@ def test_emphasis_moves_weight_from_the_beginning_to_the_end():
     )
     np.testing.assert_allclose(full / plain, [0.25, 0.75, 1.25, 1.75], rtol=1e-5)
     np.testing.assert_allclose(half, (plain + full) / 2, rtol=1e-5)
+
+
+def test_a_config_hands_on_how_losses_are_weighted():
+    config = TrainConfig(train_weight=0.3, end_emphasis=0.6)
+    system = config.estimator_of(TASKS, slots=1, mesh=None).system
+    assert (system.train_weight, system.end_emphasis) == (0.3, 0.6)
 
 
 def test_validation_losses_are_shown_every_so_many_steps():

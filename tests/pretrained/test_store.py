@@ -495,3 +495,15 @@ def test_importing_pretrained_imports_neither_tasks_nor_meta_training():
         "sys.exit(bool({'tasksets', 'meta_train'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_shipped_optimizer_works_on_the_layout_that_is_asked_for():
+    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(2)}
+    flat = pretrained.optimizer("scale_free", num_steps=9, layout=learned_opt.Flat)
+    by_tensor = pretrained.optimizer("scale_free", num_steps=9)
+    assert {x.shape for x in jax.tree.leaves(flat.init(params).rule.slots)} == {(8,)}
+    updates, _ = flat.update(params, flat.init(params), params)
+    expected, _ = by_tensor.update(params, by_tensor.init(params), params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected
+    )
