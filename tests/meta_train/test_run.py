@@ -203,7 +203,7 @@ def _kill_and_resume(
             [sys.executable, "-c", _WORKER, *arguments], env=environment
         )
 
-    assert start("quiet").wait(timeout=300) == 0
+    assert start("quiet").wait(timeout=900) == 0
     chance, killed = random.Random(seed), 0
     while killed < kills:
         worker = start("killed")
