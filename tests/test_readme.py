@@ -24,7 +24,6 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("readme")
 
 
-@pytest.mark.xdist_group("readme")
 def test_the_three_uses_work_from_the_readme_in_at_most_ten_lines(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert len(SNIPPETS) >= 3
@@ -51,7 +50,6 @@ def test_the_page_on_estimators_works_from_top_to_bottom():
     assert all(found.snr > 0 for found in names["found"].values())
 
 
-@pytest.mark.xdist_group("readme")
 def test_the_page_on_optax_works_from_top_to_bottom(folder, monkeypatch):
     monkeypatch.chdir(folder)
     page = (ROOT / "docs" / "optax.md").read_text()
