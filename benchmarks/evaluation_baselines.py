@@ -46,6 +46,7 @@ class Baselines:
         evaluation = Evaluation(
             (), ("all",), self.suite, horizon=self.horizon, seeds=self.seeds
         )
+        contenders = evaluation.contenders()
         items = suites.items(self.suite)[index::count]
         entries = suites.entries(items, self.horizon)
         columns = "{task.completed}/{task.total} runs, {task.fields[spent]:.0f} s"
@@ -53,7 +54,7 @@ class Baselines:
             line = bar.add_task("", total=None, spent=0.0)
             comparison = evaluate.compare(
                 entries,
-                evaluation.contenders(),
+                contenders,
                 num_seeds=self.seeds,
                 cache=evaluate.Cache(self.cache, console.print),
                 deadline=started + seconds(self.budget) if self.budget else None,
@@ -75,7 +76,7 @@ class Baselines:
         whole = len(comparison.entries) == len(suites.items(self.suite))
         if whole and set(comparison.names) == set(evaluate.ALL):
             path = shipped.path(self.suite, self.horizon, self.seeds)
-            shipped.save(path, comparison, evaluation.protocol())
+            shipped.save(path, comparison, contenders, evaluation.protocol())
             print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -108,6 +108,8 @@ class Evaluate:
     seeds: int = 3
     tuning_seeds: int = 1
     """How many of the seeds choose among the trials of what is tuned."""
+    timed: bool = False
+    """Measure what a step takes too, one optimizer after the other; rather alone."""
     split: Literal["test", "outer_valid"] = "test"
     """Whose losses count; outer_valid keeps the test data unseen while you develop."""
     budget: str = ""

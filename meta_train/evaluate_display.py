@@ -71,7 +71,7 @@ def _write(command: "Evaluate", comparison: Comparison) -> list[Path]:
     written = [folder / "summary.csv"]
     evaluate.summary(found).to_csv(written[0], index=False)
     for figure in evaluate.FIGURES:
-        losses = evaluate.table(comparison, figure)
+        losses = evaluate.table(comparison, figure, ("train", split))
         stem = f"losses-tuned-for-{figure.replace(' ', '-')}"
         try:
             losses.to_parquet(path := folder / f"{stem}.parquet", index=False)

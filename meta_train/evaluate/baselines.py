@@ -136,7 +136,7 @@ def _contrib(spec: str, name: str, numbers: Numbers) -> Contender:
     arguments = _CONTRIB[name] | _renamed(numbers)
     make = functools.partial(getattr(optax.contrib, name), **arguments)
     make()  # a wrong number must fail here, not inside a trace
-    identity = f"optax {optax.__version__} {name} {json.dumps(arguments)}"
+    identity = f"optax {name} {json.dumps(arguments)}"
     if name == "schedule_free_adamw":
         measured = optax.contrib.schedule_free_eval_params
         kind = Kind(identity, lambda _, num_steps: make(), measured)

@@ -24,15 +24,15 @@ from jaxtyping import Float
 
 from meta_train.evaluate.contenders import Point, digest
 from meta_train.evaluate.settings import Settings
-from meta_train.evaluate.training import Trained
+from meta_train.evaluate.training import Losses
 
-FORMAT = 1  # raised whenever the same request comes to mean another result
+FORMAT = 2  # raised whenever the same request comes to mean another result
 
 
 class Stored(NamedTuple):
     """A result and what the names in its key stood for, ``[numbers]``."""
 
-    trained: Trained
+    losses: Losses
     fingerprint: Float[np.ndarray, "numbers"]
 
 
@@ -40,7 +40,7 @@ def key(
     task: str, point: Point, num_steps: int, seed: int, settings: Settings
 ) -> str | None:
     """Under what a result is stored; None: it is not, as nobody knows what it is of."""
-    if point.content is None:
+    if not task or point.content is None:
         return None
     request = [task, point.content, num_steps, seed, dataclasses.asdict(settings)]
     return digest([FORMAT, *request])
@@ -71,9 +71,10 @@ class Cache:
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 self._warn(f"{path} cannot be read and is passed over: {error}")
                 continue
-            for stored_key, losses, seconds, fingerprint in zip(*columns, strict=True):
-                stored = Stored(Trained(losses, float(seconds)), fingerprint)
-                found.setdefault(str(stored_key), []).append(stored)
+            for stored_key, losses, fingerprint in zip(*columns, strict=True):
+                found.setdefault(str(stored_key), []).append(
+                    Stored(losses, fingerprint)
+                )
         return found
 
     def write(self, task: str, results: Mapping[str, Stored]) -> None:
@@ -85,8 +86,7 @@ class Cache:
         path = shelf / f"{uuid.uuid4().hex}.npz"
         columns = (
             np.array(list(results)),
-            np.stack([stored.trained.losses for stored in results.values()]),
-            np.array([stored.trained.seconds for stored in results.values()]),
+            np.stack([stored.losses for stored in results.values()]),
             np.stack([stored.fingerprint for stored in results.values()]),
         )
         draft = path.with_suffix(".tmp")
@@ -101,4 +101,4 @@ class Cache:
         return folder / f"{readable}-{digest([task])[:8]}"
 
 
-_COLUMNS = ("keys", "losses", "seconds", "fingerprints")
+_COLUMNS = ("keys", "losses", "fingerprints")

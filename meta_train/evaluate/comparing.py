@@ -13,13 +13,11 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 import jax
-import numpy as np
-from jaxtyping import Float
 
 from meta_train.evaluate import fingerprints
 from meta_train.evaluate.cache import Cache
 from meta_train.evaluate.comparison import Comparison, Entry
-from meta_train.evaluate.contenders import Contender, Point
+from meta_train.evaluate.contenders import Contender
 from meta_train.evaluate.settings import Device, Settings
 from meta_train.evaluate.study import Study
 from meta_train.evaluate.workbench import Stop, Workbench
@@ -73,7 +71,7 @@ def compare(
       OutOfTimeError: nothing was done in time.
     """
     _check(entries, contenders, num_seeds, tuning_seeds, settings)
-    study, prints = Study(num_seeds, tuning_seeds), _fingerprints(contenders)
+    study, prints = Study(num_seeds, tuning_seeds), fingerprints.by_content(contenders)
     benches: list[Workbench] = []
     place: dict[int, tuple[Workbench, int]] = {}
     for group in _groups(entries):
@@ -192,22 +190,6 @@ def _groups(entries: Sequence[Entry]) -> list[list[int]]:
         groups.setdefault(kind, []).append(index)
     size = _LARGEST_GROUP
     return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]
-
-
-def _fingerprints(
-    contenders: Sequence[Contender],
-) -> dict[str, Float[np.ndarray, "numbers"]]:
-    """Of every point that has a content, by that."""
-    by_kind: dict[str, list[Point]] = {}
-    for point in (point for contender in contenders for point in contender.points):
-        if point.content is not None:
-            by_kind.setdefault(point.kind.identity, []).append(point)
-    return {
-        point.content: found
-        for points in by_kind.values()
-        for point, found in zip(points, fingerprints.of_points(points), strict=True)
-        if point.content is not None
-    }
 
 
 def _check(

@@ -61,13 +61,13 @@ class Results:
         validation, ``[tasks, seeds, evals]``.
       labels: of those points by figure, one per task.
       lowest: by split, the least loss of any of its runs, ``[tasks]``.
-      seconds: of a training step, the least that any of its runs took, ``[tasks]``.
+      seconds: of a training step by itself, ``[tasks]``; None where nobody measured.
     """
 
     losses: dict[str, dict[SplitName, Float[np.ndarray, "tasks seeds evals"]]]
     labels: dict[str, tuple[str, ...]]
     lowest: dict[SplitName, Float[np.ndarray, "tasks"]]
-    seconds: Float[np.ndarray, "tasks"]
+    seconds: Float[np.ndarray, "tasks"] | None = None
 
     def of_tasks(self, chosen: Sequence[int]) -> "Results":
         """The results on some of the tasks, by index."""
@@ -76,7 +76,7 @@ class Results:
             {f: {s: x[at] for s, x in by.items()} for f, by in self.losses.items()},
             {f: tuple(labels[i] for i in chosen) for f, labels in self.labels.items()},
             {split: lowest[at] for split, lowest in self.lowest.items()},
-            self.seconds[at],
+            None if self.seconds is None else self.seconds[at],
         )
 
 
@@ -170,10 +170,12 @@ class Comparison:
         )
 
     def joined(self, other: "Comparison") -> "Comparison":
-        """These contenders and those, on the tasks that both have."""
+        """These contenders, and those others of that, on the tasks that both have."""
         places = {_request(entry): i for i, entry in enumerate(other.entries)}
         mine = [i for i, entry in enumerate(self.entries) if _request(entry) in places]
-        theirs = other.of_tasks([places[_request(self.entries[i])] for i in mine])
+        theirs = other.of_tasks(
+            [places[_request(self.entries[i])] for i in mine]
+        ).of_contenders([name for name in other.names if name not in self.names])
         ours = self.of_tasks(mine)
         return dataclasses.replace(
             ours,

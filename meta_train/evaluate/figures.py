@@ -28,7 +28,9 @@ def draw(
     comparison: Comparison, folder: Path, split: SplitName = "test"
 ) -> dict[str, Path]:
     """All pictures that a comparison has matter for, by title, in the folder."""
-    drawn = {"Normalised loss in the course of training": curves(comparison, folder)}
+    drawn = {
+        "Normalised loss in the course of training": curves(comparison, folder, split)
+    }
     if any(entry.part for entry in comparison.entries):
         drawn["By part of the suite"] = sweep(comparison, folder, split)
     drawn["Performance profile"] = profiles(comparison, folder, split)
@@ -38,12 +40,12 @@ def draw(
     return drawn | {"Losses of each task": tasks(comparison, folder, split)}
 
 
-def curves(comparison: Comparison, folder: Path) -> Path:
+def curves(comparison: Comparison, folder: Path, split: SplitName) -> Path:
     """Mean over tasks of the normalised loss; bands are the range over seeds."""
     fig, axes = pyplot().subplots(**_PAIR)
-    for ax, split in zip(axes, ("train", "test"), strict=True):
-        draw_normalised(ax, comparison, split)
-        ax.set(title=split)
+    for ax, name in zip(axes, ("train", split), strict=True):
+        draw_normalised(ax, comparison, name)
+        ax.set(title=name)
     axes[0].set_ylabel("normalised loss, mean over tasks")
     _legend(axes[1])
     return save(fig, folder / "curves.png")

@@ -1,22 +1,25 @@
 """What a name stood for when a result was made, as a few numbers to compare.
 
-A task's are moments of its numbers and of a sample of its data: somebody's subset of a
-data set is not the data set. An optimizer's are the parameters it reaches in three steps
-on a fixed problem: code that computes something else is another optimizer. Both are
-compared with a tolerance, since compilers and machines round differently.
+A task's are moments of its numbers and of a sample of its data, as somebody's subset of
+a data set is not the data set, and its losses at fixed parameters, as code that computes
+something else is another task. An optimizer's are the parameters it reaches in three steps
+on a fixed problem. Both are compared with a tolerance, since compilers and machines round
+differently.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from meta_train.evaluate.contenders import Kind, Point, stack_numbers
+from meta_train.evaluate.contenders import Contender, Kind, Point, stack_numbers
 from tasksets import Task
+from tasksets.task import SPLITS
 
 _SAMPLE = 4096  # entries of an array that are looked at
 _STEPS = 3
@@ -24,14 +27,13 @@ _TOLERANCE = 1e-2
 
 
 def of_task(task: Task) -> Float[np.ndarray, "numbers"]:
-    """Size, mean, mean magnitude and a position-dependent mean of every array."""
+    """Size, mean, mean magnitude and a position-dependent mean of every array; losses."""
     named = jax.tree_util.tree_leaves_with_path(task.numbers)
     # The losses that normalise decide nothing about training, and get measured anew.
     leaves = [x for path, x in named if not _normalises(path)]
     leaves += jax.tree.leaves(task.data)
     moments = [_moments(leaf) for leaf in leaves]
-    # Some problems are told apart by their name alone.
-    return np.concatenate([np.zeros(0), *moments]).astype(np.float32)
+    return np.concatenate([*moments, _losses(task)]).astype(np.float32)
 
 
 def of_points(points: Sequence[Point]) -> Float[np.ndarray, "points numbers"]:
@@ -41,16 +43,52 @@ def of_points(points: Sequence[Point]) -> Float[np.ndarray, "points numbers"]:
     return np.asarray(every(stack_numbers(points)))
 
 
-def agree(a: Float[np.ndarray, "numbers"], b: Float[np.ndarray, "numbers"]) -> bool:
-    """Whether two fingerprints are of the same thing."""
+def by_content(
+    contenders: Sequence[Contender],
+) -> dict[str, Float[np.ndarray, "numbers"]]:
+    """Of every point of contenders that has a content, by that."""
+    by_kind: dict[str, list[Point]] = {}
+    for point in (point for contender in contenders for point in contender.points):
+        if point.content is not None:
+            by_kind.setdefault(point.kind.identity, []).append(point)
+    return {
+        point.content: found
+        for points in by_kind.values()
+        for point, found in zip(points, of_points(points), strict=True)
+        if point.content is not None
+    }
+
+
+def agree(a: Float[np.ndarray, "*any"], b: Float[np.ndarray, "*any"]) -> bool:
+    """Whether fingerprints are of the same things."""
     if a.shape != b.shape:
         return False
     return bool(np.allclose(a, b, rtol=_TOLERANCE, atol=1e-6, equal_nan=True))
 
 
+@jax.jit
+def _losses(task: Task) -> Float[jax.Array, "splits"]:
+    """Near a start, where layers that begin at zero have begun to matter."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    start = task.init(keys[0])
+    noise = optax.tree.random_like(keys[1], start)
+    params = optax.tree.add_scale(start, 0.1, noise)
+    batches = [partial(task.batch, split) for split in SPLITS]
+
+    def loss(split: Int[jax.Array, ""]) -> Float[jax.Array, ""]:
+        batch = jax.lax.switch(split, batches, keys[2])
+        return task.loss(params, batch, keys[3])
+
+    return jax.lax.map(loss, jnp.arange(len(SPLITS)))
+
+
 def _reached_by(kind: Kind) -> Any:
     matrix = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3) ** 3
-    first = {"matrix": matrix, "vector": jnp.array([0.5, -0.2])}
+    first = {
+        "matrix": matrix,
+        "vector": jnp.array([0.5, -0.2]),
+        "unused": jnp.ones(1),
+    }
 
     @jax.jit
     def reached(numbers: Any) -> Float[jax.Array, "numbers"]:
@@ -58,6 +96,7 @@ def _reached_by(kind: Kind) -> Any:
         params, state = first, tx.init(first)
         for step in range(_STEPS):
             grads = jax.tree.map(lambda p, s=step: jnp.sin(3 * p + s), params)
+            grads["unused"] = jnp.zeros(1)
             value = jnp.float32(2.0 - 0.3 * step)
             updates, state = tx.update(
                 grads, state, params, value=value, valid_value=value

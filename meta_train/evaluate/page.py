@@ -67,9 +67,11 @@ def standing_rows(
     """The standings by one figure as a table of text: heads of the columns, and rows."""
     against = any(standing.against for standing in standings)
     heads = ["optimizer", "trials", "mean", "median", "best on"]
+    timed = any(standing.milliseconds is not None for standing in standings)
     if against:
-        heads += ["difference", "wins", "speed-up, steps", "speed-up, time"]
-    heads += ["diverged", "above start", "ms/step"]
+        heads += ["difference", "wins", "speed-up, steps"]
+        heads += ["speed-up, time"] * timed
+    heads += ["diverged", "above start"] + ["ms/step"] * timed
     rows = []
     for standing in standings:
         competitor = standing.competitor
@@ -79,14 +81,18 @@ def standing_rows(
         if standing.against:
             them = standing.against[figure]
             row += [str(them.difference), f"{them.won:g}"]
-            row += [
-                f"{x.value:.2f}" for x in (them.speedup_steps, them.speedup_seconds)
-            ]
+            in_time = them.speedup_seconds
+            row.append(f"{them.speedup_steps.value:.2f}")
+            row += [_or_nothing(in_time and in_time.value)] * timed
         elif against:
-            row += [""] * 4
+            row += [""] * (3 + timed)
         row += [str(standing.diverged), str(standing.above_start)]
-        rows.append([*row, f"{standing.milliseconds:.2f}"])
+        rows.append([*row, *[_or_nothing(standing.milliseconds)] * timed])
     return heads, rows
+
+
+def _or_nothing(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}"
 
 
 def _losing(standings: Sequence[Standing]) -> list[str]:

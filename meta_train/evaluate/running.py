@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meta_train.evaluate import shipped, suites
+from meta_train.evaluate import shipped, suites, timing
 from meta_train.evaluate.baselines import ALL
 from meta_train.evaluate.by_name import contender
 from meta_train.evaluate.cache import Cache
@@ -42,6 +42,8 @@ class Evaluation:
     """Initialisations and batch orders of each task."""
     tuning_seeds: int = 1
     """How many of them choose where there is something to tune."""
+    timed: bool = False
+    """Also measure what a step takes, one optimizer after the other."""
 
     def contenders(self) -> list[Contender]:
         """All that are compared, each once, the optimizers first."""
@@ -82,19 +84,22 @@ class Evaluation:
         known = self._shipped(entries, warn)
         have = {} if known is None else {c.content: c.name for c in known.competitors}
         missing = [c for c in contenders if c.content is None or c.content not in have]
-        if not missing and known is not None:
+        if missing or known is None:
+            found = compare(
+                entries,
+                missing,
+                num_seeds=self.seeds,
+                tuning_seeds=self.tuning_seeds,
+                cache=cache,
+                deadline=deadline,
+                on_progress=on_progress,
+                warn=warn,
+            )
+            known = found if known is None else found.joined(known)
+        if not self.timed:
             return known
-        found = compare(
-            entries,
-            missing,
-            num_seeds=self.seeds,
-            tuning_seeds=self.tuning_seeds,
-            cache=cache,
-            deadline=deadline,
-            on_progress=on_progress,
-            warn=warn,
-        )
-        return found if known is None else found.joined(known)
+        count = lambda done, total: on_progress(Progress(done, total))
+        return timing.timed(known, contenders, on_timed=count)
 
     def protocol(self) -> dict[str, Any]:
         """What results that ship must have in common with ones made here."""
@@ -107,11 +112,16 @@ class Evaluation:
         path = shipped.path(self.suite, self.horizon, self.seeds)
         if self.num_tasks is not None or not path.exists():
             return None
+        every = [contender(name) for name in ALL]
         try:
-            return shipped.load(path, entries, self.protocol())
+            known = shipped.load(path, entries, every, self.protocol())
         except ValueError as error:
             warn(f"the shipped baselines are not used: {error}")
             return None
+        changed = [one.name for one in every if one.name not in known.names]
+        if changed:
+            warn(f"shipped results of other code are not used: {', '.join(changed)}")
+        return known if known.names else None
 
 
 def run(
@@ -123,6 +133,7 @@ def run(
     horizon: int = 2000,
     seeds: int = 3,
     tuning_seeds: int = 1,
+    timed: bool = False,
     tuned_for: str = "final",
     cache: Path | None = None,
 ) -> "pd.DataFrame":
@@ -141,6 +152,7 @@ def run(
       horizon: steps of training.
       seeds: per task.
       tuning_seeds: how many of them choose.
+      timed: whether to measure what a step takes.
       tuned_for: "final" or "mean over training": what every contender was tuned for.
       cache: folder of results; None: `default_cache()`.
 
@@ -156,6 +168,7 @@ def run(
         horizon,
         seeds,
         tuning_seeds,
+        timed,
     )
     folder = default_cache() if cache is None else cache
     return table(evaluation.run(cache=Cache(folder)), tuned_for)

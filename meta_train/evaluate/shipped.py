@@ -2,20 +2,23 @@
 
     shipped/<suite>-<steps>x<seeds>.npz
 
-holds what a comparison of all baselines found: their losses at their tuned points, and how
-low they ever came. Made by `python -m benchmarks.evaluation_baselines`.
+holds what a comparison of all baselines found: their losses at their tuned points, how low
+they ever came, and fingerprints of what the names stood for. Made by
+`python -m benchmarks.evaluation_baselines`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from meta_train.evaluate import cache, fingerprints
 from meta_train.evaluate.comparison import Comparison, Competitor, Entry, Results
+from meta_train.evaluate.contenders import Contender
 from meta_train.evaluate.metrics import FIGURES
 from tasksets.task import SplitName
 
@@ -28,24 +31,31 @@ def path(suite: str, num_steps: int, num_seeds: int) -> Path:
     return folder / f"{suite}-{num_steps}x{num_seeds}.npz"
 
 
-def save(path: Path, comparison: Comparison, protocol: dict[str, Any]) -> None:
+def save(
+    path: Path,
+    comparison: Comparison,
+    contenders: Sequence[Contender],
+    protocol: dict[str, Any],
+) -> None:
     """Write a comparison.
 
     Args:
       path: of the file.
-      comparison: of contenders that all have a content.
+      comparison: what was found.
+      contenders: of which, in its order; all have a content.
       protocol: plain values that must be equal where it is loaded.
     """
     arrays: dict[str, Any] = {}
-    for i, result in enumerate(comparison.results):
-        arrays[f"{i} seconds"] = result.seconds.astype(np.float32)
+    prints = fingerprints.by_content(contenders)
+    for i, (result, one) in enumerate(zip(comparison.results, contenders, strict=True)):
+        arrays[f"fingerprint of {i}"] = _behaviour(one, prints)
         for split in _SPLITS:
             arrays[f"{i} lowest {split}"] = result.lowest[split].astype(np.float32)
         for figure in _distinct(result):
             losses = [result.losses[figure][split] for split in _SPLITS]
             arrays[f"{i} {figure}"] = np.stack(losses).astype(np.float32)
     for t, entry in enumerate(comparison.entries):
-        arrays[f"fingerprint {t}"] = fingerprints.of_task(entry.task)
+        arrays[f"fingerprint of task {t}"] = fingerprints.of_task(entry.task)
     meta = {
         "format": cache.FORMAT,
         "protocol": protocol,
@@ -57,12 +67,17 @@ def save(path: Path, comparison: Comparison, protocol: dict[str, Any]) -> None:
     np.savez_compressed(path, meta=np.array(json.dumps(meta)), **arrays)
 
 
-def load(path: Path, entries: Sequence[Entry], protocol: dict[str, Any]) -> Comparison:
-    """What `save` wrote, for the same tasks.
+def load(
+    path: Path,
+    entries: Sequence[Entry],
+    contenders: Sequence[Contender],
+    protocol: dict[str, Any],
+) -> Comparison:
+    """What `save` wrote, for the same tasks, of the contenders that do what they did.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is of other tasks, of another protocol, or of other data.
+      ValueError: it is of other tasks, of another protocol, or of other data or code.
     """
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
@@ -75,16 +90,26 @@ def load(path: Path, entries: Sequence[Entry], protocol: dict[str, Any]) -> Comp
         place = places.get((entry.task.name, entry.num_steps))
         if place is None:
             raise ValueError(f"{path} does not have {entry.task.name}")
-        found = arrays[f"fingerprint {place}"]
+        found = arrays[f"fingerprint of task {place}"]
         if not fingerprints.agree(found, fingerprints.of_task(entry.task)):
-            raise ValueError(f"{path}: {entry.task.name} has other data here")
+            raise ValueError(f"{path}: {entry.task.name} is of other data or code here")
         mine.append(place)
-    competitors = tuple(Competitor(**fields) for fields in meta["competitors"])
-    results = tuple(
-        _results(arrays, i, meta["labels"][i]).of_tasks(mine)
-        for i in range(len(competitors))
-    )
-    return Comparison(tuple(entries), competitors, results)
+    now = {contender.content: contender for contender in contenders}
+    prints = fingerprints.by_content(contenders)
+    competitors, results = [], []
+    for i, fields in enumerate(meta["competitors"]):
+        one, was = now.get(fields["content"]), arrays[f"fingerprint of {i}"]
+        if one is None or not fingerprints.agree(was, _behaviour(one, prints)):
+            continue
+        competitors.append(Competitor(**fields))
+        results.append(_results(arrays, i, meta["labels"][i]).of_tasks(mine))
+    return Comparison(tuple(entries), tuple(competitors), tuple(results))
+
+
+def _behaviour(
+    contender: Contender, prints: Mapping[str, Float[np.ndarray, "numbers"]]
+) -> Float[np.ndarray, "points numbers"]:
+    return np.stack([prints[point.content or ""] for point in contender.points])
 
 
 def _distinct(result: Results) -> list[str]:
@@ -108,4 +133,4 @@ def _results(
     lowest: dict[SplitName, np.ndarray] = {
         s: arrays[f"{i} lowest {s}"] for s in _SPLITS
     }
-    return Results(losses, named, lowest, arrays[f"{i} seconds"])
+    return Results(losses, named, lowest)

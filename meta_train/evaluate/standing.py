@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from meta_train.evaluate import metrics
-from meta_train.evaluate.comparison import Comparison, Competitor
+from meta_train.evaluate.comparison import Comparison, Competitor, Results
 from meta_train.evaluate.intervals import Interval, bootstrap
 from meta_train.evaluate.metrics import FIGURES
 from tasksets.task import SplitName
@@ -35,14 +35,14 @@ class Against:
       losing: the tasks on which it is higher, with both scores, the worst first.
       speedup_steps: interquartile mean over tasks of how many times fewer steps it takes
         to the reference's final loss.
-      speedup_seconds: the same in time.
+      speedup_seconds: the same in time; None where that was not measured.
     """
 
     difference: Interval
     won: float
     losing: tuple[tuple[str, float, float], ...]
     speedup_steps: Interval
-    speedup_seconds: Interval
+    speedup_seconds: Interval | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Standing:
       won: tasks on which no score is lower, by figure; equal ones are shared.
       diverged: tasks with a seed that ended in a loss that is not finite.
       above_start: tasks with a seed whose training loss ended above where it began.
-      milliseconds: of a training step, median over tasks.
+      milliseconds: of a training step, median over tasks; None if nobody measured.
       against: the reference, by figure; None for the reference and where there is none.
     """
 
@@ -66,7 +66,7 @@ class Standing:
     won: Mapping[str, float]
     diverged: int
     above_start: int
-    milliseconds: float
+    milliseconds: float | None
     against: Mapping[str, Against] | None
 
 
@@ -99,7 +99,7 @@ def standings(
                 {f: float(x[i]) for f, x in won.items()},
                 int(metrics.diverged(train).sum()),
                 int(metrics.ended_above_start(train).sum()),
-                float(np.median(result.seconds)) * 1e3,
+                _milliseconds(result),
                 against,
             )
         )
@@ -126,15 +126,22 @@ def _against(
         if m > t
     ]
     steps = speedups(comparison, index, base, figure, split)
-    results = comparison.results
-    seconds = steps * results[base].seconds / results[index].seconds
+    my_time, their_time = (comparison.results[i].seconds for i in (index, base))
+    seconds = None
+    if my_time is not None and their_time is not None:
+        speedup = steps * their_time / my_time
+        seconds = bootstrap(speedup, metrics.interquartile_mean)
     return Against(
         bootstrap(mine - theirs, _mean),
         float((mine < theirs).sum() + (mine == theirs).sum() / 2),
         tuple(sorted(lost, key=lambda row: row[2] - row[1])),
         bootstrap(steps, metrics.interquartile_mean),
-        bootstrap(seconds, metrics.interquartile_mean),
+        seconds,
     )
+
+
+def _milliseconds(result: Results) -> float | None:
+    return None if result.seconds is None else float(np.median(result.seconds)) * 1e3
 
 
 def summary(found: list[Standing]) -> "pd.DataFrame":
@@ -157,13 +164,15 @@ def _row(standing: Standing) -> dict[str, object]:
         row[f"{figure}, tasks won"] = standing.won[figure]
     row["tasks diverged"] = standing.diverged
     row["tasks ended above start"] = standing.above_start
-    row["ms per step"] = standing.milliseconds
+    if standing.milliseconds is not None:
+        row["ms per step"] = standing.milliseconds
     for figure, against in (standing.against or {}).items():
         prefix = f"{figure}, against the reference"
         row |= _columns(f"{prefix}: difference", against.difference)
         row[f"{prefix}: tasks won"] = against.won
         row |= _columns(f"{prefix}: speed-up in steps", against.speedup_steps)
-        row |= _columns(f"{prefix}: speed-up in time", against.speedup_seconds)
+        if against.speedup_seconds is not None:
+            row |= _columns(f"{prefix}: speed-up in time", against.speedup_seconds)
     return row
 
 

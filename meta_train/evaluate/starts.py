@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 from meta_train.devices import compiler_options
 from meta_train.evaluate.settings import Device, Settings
 from tasksets import Task
-from tasksets.task import SPLITS
+from tasksets.task import SPLITS, SplitName
 
 
 class Step(NamedTuple):
@@ -33,7 +33,7 @@ class Start(NamedTuple):
     params: Any
     steps: Step  # [num_steps, ...]
     measured: Any  # which examples, [eval_batches, splits, ...]
-    measured_keys: Array  # [eval_batches]
+    measured_keys: Array  # [eval_batches, splits]
 
 
 def draw_starts(
@@ -68,10 +68,18 @@ def _draw(task: Task, num_steps: int, settings: Settings, key: Array) -> Start:
         train, valid = task.draw("train", keys[0]), task.draw("inner_valid", keys[1])
         return Step(train, valid, keys[2], keys[3])
 
+    # Where there are no data that tell the splits apart, chance must.
+    alike = not jax.tree.leaves(task.data)
+
     def measurement(key: Array) -> tuple[Any, Array]:
         batch_key, loss_key = jax.random.split(key)
-        drawn = [task.draw(split, batch_key) for split in SPLITS]
-        return jax.tree.map(lambda *xs: jnp.stack(xs), *drawn), loss_key
+
+        def of_split(number: int, split: SplitName) -> tuple[Any, Array]:
+            own = lambda key: jax.random.fold_in(key, number) if alike else key
+            return task.draw(split, own(batch_key)), own(loss_key)
+
+        each = [of_split(number, split) for number, split in enumerate(SPLITS)]
+        return jax.tree.map(lambda *xs: jnp.stack(xs), *each)
 
     return Start(
         task.init(init_key),

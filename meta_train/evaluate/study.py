@@ -14,7 +14,7 @@ from jaxtyping import Float
 from meta_train.evaluate.comparison import Competitor, Results, on_scale
 from meta_train.evaluate.contenders import Contender, Point
 from meta_train.evaluate.metrics import FIGURES, cut_off, normalise, tuned_point
-from meta_train.evaluate.training import Trained
+from meta_train.evaluate.training import Losses
 from meta_train.evaluate.workbench import Wanted, Workbench
 from tasksets.task import SPLITS
 
@@ -108,10 +108,7 @@ class Study:
             points = [contender.points[choice[figure]] for choice in choices]
             runs = np.stack(
                 [
-                    [
-                        self._trained(spot, point, s).losses
-                        for s in range(self.num_seeds)
-                    ]
+                    [self._losses(spot, point, s) for s in range(self.num_seeds)]
                     for spot, point in zip(spots, points, strict=True)
                 ]
             )
@@ -123,8 +120,6 @@ class Study:
             losses,
             labels,
             {name: lowest[:, i] for i, name in enumerate(SPLITS)},
-            # What else the machine did only ever adds.
-            np.array([min(run.seconds for run in runs) for runs in every]),
         )
 
     def _trial_seeds(self, contender: Contender) -> int:
@@ -136,30 +131,30 @@ class Study:
         bench, task = spot
         seeds = range(self._trial_seeds(contender))
         losses = [
-            [self._trained(spot, point, seed).losses[_INNER_VALID] for seed in seeds]
+            [self._losses(spot, point, seed)[_INNER_VALID] for seed in seeds]
             for point in contender.points
         ]
         return on_scale(bench.tasks[task], np.array(losses))
 
-    def _trained(self, spot: Spot, point: Point, seed: int) -> Trained:
+    def _losses(self, spot: Spot, point: Point, seed: int) -> Losses:
         bench, task = spot
-        trained = bench.result(Wanted(task, point, seed))
-        if trained is None:
+        losses = bench.result(Wanted(task, point, seed))
+        if losses is None:
             name = bench.tasks[task].name
             raise RuntimeError(f"{point.label} on {name}, seed {seed}, was not run")
-        return trained
+        return losses
 
-    def _all(self, spot: Spot, contender: Contender) -> Iterator[Trained]:
+    def _all(self, spot: Spot, contender: Contender) -> Iterator[Losses]:
         """The trials and the finals."""
         bench, task = spot
         for point in contender.points:
             for seed in range(self.num_seeds):
-                trained = bench.result(Wanted(task, point, seed))
-                if trained is not None:
-                    yield trained
+                losses = bench.result(Wanted(task, point, seed))
+                if losses is not None:
+                    yield losses
 
 
-def _lowest(runs: Sequence[Trained]) -> Float[np.ndarray, "splits"]:
+def _lowest(runs: Sequence[Losses]) -> Float[np.ndarray, "splits"]:
     """The least finite loss of any run by split; infinite where none is finite."""
-    losses = np.stack([run.losses for run in runs])
+    losses = np.stack(runs)
     return np.where(np.isnan(losses), np.inf, losses).min(axis=(0, 2))

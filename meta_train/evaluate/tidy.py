@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from meta_train.evaluate.comparison import Comparison
 from meta_train.evaluate.metrics import FIGURES
@@ -29,7 +30,7 @@ def table(
     Returns:
       Columns optimizer, trials, task, part and x (of a sweep), seed, split, step, point
       (label of what tuning chose), loss, normalised (0 best, 1 initial),
-      seconds_per_step.
+      seconds_per_step (NaN where nobody measured).
 
     Raises:
       ValueError: there is no such figure.
@@ -60,7 +61,7 @@ def table(
                     "point": by_task(result.labels[tuned_for]),
                     "loss": losses.ravel(),
                     "normalised": normalised[i].ravel(),
-                    "seconds_per_step": by_task(result.seconds),
+                    "seconds_per_step": by_task(_known(result.seconds, len(entries))),
                 }
             )
             part.insert(0, "optimizer", competitor.name)
@@ -70,6 +71,12 @@ def table(
     whole = pd.concat(parts, ignore_index=True)
     words = ["optimizer", "task", "part", "split", "point"]
     return whole.astype(dict.fromkeys(words, "category"))
+
+
+def _known(
+    seconds: Float[np.ndarray, "tasks"] | None, count: int
+) -> Float[np.ndarray, "tasks"]:
+    return np.full(count, np.nan) if seconds is None else seconds
 
 
 def _number(x: float | None) -> float:

@@ -4,8 +4,7 @@ params, state = start
 repeat: measure all splits; num_steps / num_evals training steps
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from meta_train.devices import compiler_options
 from meta_train.evaluate.contenders import Kind, Point, stack_numbers
 from meta_train.evaluate.settings import Device, Settings
-from meta_train.evaluate.starts import Start
+from meta_train.evaluate.starts import Start, Step
 from tasksets import Task
 from tasksets.task import SPLITS
 
@@ -31,17 +30,8 @@ class Run(NamedTuple):
     start: int  # index among the starts of the group
 
 
-class Trained(NamedTuple):
-    """What a run gave.
-
-    Attributes:
-      losses: at every measurement, by `tasksets.task.SPLITS`, ``[splits, evals]``.
-      seconds: of one of its training steps, with their share of the measurements. Runs
-        go side by side; this is the time of all divided by their number.
-    """
-
-    losses: Float[np.ndarray, "splits evals"]
-    seconds: float
+# What a run gives: at every measurement the losses by `tasksets.task.SPLITS`.
+Losses = Float[np.ndarray, "splits evals"]
 
 
 class Program:
@@ -66,8 +56,8 @@ class Program:
         self._num_steps, self._settings = num_steps, settings
         self._compiled: Any = None
 
-    def train(self, stack: Task, starts: Start, runs: Sequence[Run]) -> list[Trained]:
-        """The results of at most ``lanes`` runs.
+    def train(self, stack: Task, starts: Start, runs: Sequence[Run]) -> list[Losses]:
+        """The losses of at most ``lanes`` runs.
 
         Args:
           stack: tasks of equal structure, on the program's device, as are the starts.
@@ -84,10 +74,8 @@ class Program:
         if self._compiled is None:
             jitted = jax.jit(self._train_all, compiler_options=compiler_options())
             self._compiled = jitted.lower(*arguments).compile()
-        started = time.perf_counter()
         losses = np.asarray(self._compiled(*arguments))
-        seconds = (time.perf_counter() - started) / self._num_steps / self.lanes
-        return [Trained(x, seconds) for x in losses[: len(runs)]]
+        return list(losses[: len(runs)])
 
     def _train_all(
         self, stack: Task, starts: Start, numbers: Any, tasks: Array, chosen: Array
@@ -107,25 +95,11 @@ class Program:
     ) -> Float[Array, "splits evals"]:
         """One run; losses before training and after each stretch of it."""
         tx = optax.with_extra_args_support(transform)
-        valid_every, num_evals = self._settings.valid_every, self._settings.num_evals
+        train_step = step_of(task, tx, self._settings)
 
         def step(carry: Any, number: Int[Array, ""]) -> tuple[Any, None]:
-            params, state = carry
             x = jax.tree.map(lambda drawn: drawn[index, number], starts.steps)
-            batch = task.take("train", x.train)
-            value, grads = jax.value_and_grad(task.loss)(params, batch, x.loss_key)
-
-            def valid_loss() -> Array:
-                valid_batch = task.take("inner_valid", x.inner_valid)
-                return task.loss(params, valid_batch, x.valid_key)
-
-            # Dead code for optimizers that do not look at it, and then it costs nothing.
-            shown = number % valid_every == 0
-            valid_value = jax.lax.cond(shown, valid_loss, lambda: jnp.float32(jnp.nan))
-            updates, state = tx.update(
-                grads, state, params, value=value, valid_value=valid_value
-            )
-            return (optax.apply_updates(params, updates), state), None
+            return train_step(carry, number, x), None
 
         takes = [partial(task.take, split) for split in SPLITS]
         measured = jax.tree.map(lambda x: x[index], starts.measured)
@@ -133,20 +107,19 @@ class Program:
 
         def measure(params: Any) -> Float[Array, "splits"]:
             def batch_losses(x: tuple[Any, Array]) -> Float[Array, "splits"]:
-                drawn, loss_key = x
-
-                def loss(x: tuple[Array, Any]) -> Float[Array, ""]:
-                    split, drawn = x
+                def loss(x: tuple[Array, Any, Array]) -> Float[Array, ""]:
+                    split, drawn, loss_key = x
                     batch = jax.lax.switch(split, takes, drawn)
                     return task.loss(params, batch, loss_key)
 
-                return jax.lax.map(loss, (jnp.arange(len(SPLITS)), drawn))
+                return jax.lax.map(loss, (jnp.arange(len(SPLITS)), *x))
 
             # One after the other: little memory, and one loss to compile, not many.
             return jnp.mean(
                 jax.lax.map(batch_losses, (measured, measured_keys)), axis=0
             )
 
+        num_evals = self._settings.num_evals
         per_eval = self._num_steps // num_evals
 
         def stretch(carry: Any, first: Int[Array, ""]) -> tuple[Any, Array]:
@@ -165,6 +138,31 @@ class Program:
         firsts = jnp.arange(num_evals + 1) * per_eval
         _, losses = jax.lax.scan(stretch, (params, tx.init(params)), firsts)
         return losses.T
+
+
+def step_of(
+    task: Task, tx: optax.GradientTransformationExtraArgs, settings: Settings
+) -> Callable[[Any, Int[Array, ""], Step], Any]:
+    """One training step: from (params, state), its number and its chance to the next."""
+
+    def step(carry: Any, number: Int[Array, ""], x: Step) -> Any:
+        params, state = carry
+        batch = task.take("train", x.train)
+        value, grads = jax.value_and_grad(task.loss)(params, batch, x.loss_key)
+
+        def valid_loss() -> Array:
+            valid_batch = task.take("inner_valid", x.inner_valid)
+            return task.loss(params, valid_batch, x.valid_key)
+
+        # Dead code for optimizers that do not look at it, and then it costs nothing.
+        shown = number % settings.valid_every == 0
+        valid_value = jax.lax.cond(shown, valid_loss, lambda: jnp.float32(jnp.nan))
+        updates, state = tx.update(
+            grads, state, params, value=value, valid_value=valid_value
+        )
+        return optax.apply_updates(params, updates), state
+
+    return step
 
 
 def lanes_at_once(num_params: int, platform: str) -> int:

@@ -19,7 +19,7 @@ from meta_train.evaluate.cache import Cache, Stored
 from meta_train.evaluate.contenders import Point
 from meta_train.evaluate.settings import Device, Settings
 from meta_train.evaluate.starts import Start, draw_starts
-from meta_train.evaluate.training import Program, Run, Trained, lanes_at_once
+from meta_train.evaluate.training import Losses, Program, Run, lanes_at_once
 from tasksets import Task
 
 _SECONDS_BETWEEN_WRITES = 15.0
@@ -74,17 +74,17 @@ class Workbench:
         self._cache, self._prints, self._warn = cache, prints, warn
         self._task_prints = [fingerprints.of_task(task) for task in tasks]
         self._stored = [cache.read(task.name) for task in tasks]
-        self._results: dict[tuple[int, str, int], Trained] = {}
+        self._results: dict[tuple[int, str, int], Losses] = {}
         self._ready: tuple[Task, Start] | None = None
         self._programs: dict[str, Program] = {}
 
-    def result(self, wanted: Wanted) -> Trained | None:
+    def result(self, wanted: Wanted) -> Losses | None:
         """What is known of a run, without training."""
         if wanted.tag not in self._results:
             mine = self._fingerprint(wanted)
             for other in self._stored_as(wanted):
                 if fingerprints.agree(other.fingerprint, mine):
-                    self._results[wanted.tag] = other.trained
+                    self._results[wanted.tag] = other.losses
         return self._results.get(wanted.tag)
 
     def missing(self, wanted: Sequence[Wanted]) -> list[Wanted]:

@@ -11,7 +11,6 @@ from meta_train.evaluate import cache as caching
 from meta_train.evaluate import contender, fingerprints
 from meta_train.evaluate.cache import Cache, Stored
 from meta_train.evaluate.settings import Settings
-from meta_train.evaluate.training import Trained
 
 ADAM, OTHER = contender("adam:tuned").points[:2]
 REQUEST = {
@@ -25,7 +24,7 @@ REQUEST = {
 
 def _stored(value):
     losses = np.full((4, 3), value, np.float32)
-    return Stored(Trained(losses, 0.001), np.array([value, 1.0], np.float32))
+    return Stored(losses, np.array([value, 1.0], np.float32))
 
 
 @pytest.mark.parametrize(
@@ -52,9 +51,13 @@ def test_the_same_request_has_the_same_key_in_any_process_and_another_in_another
     again = contender("adam:tuned").points[0]
     before = caching.key(**REQUEST)
     assert before == caching.key(**(REQUEST | {"point": again}))
-    assert before.startswith("829a9f9db00e")  # else all that people have is forgotten
+    assert before.startswith("542e012c5658")  # else all that people have is forgotten
     monkeypatch.setattr(caching, "FORMAT", caching.FORMAT + 1)
     assert before != caching.key(**REQUEST)
+
+
+def test_a_task_without_a_name_is_not_stored_as_nobody_knows_what_it_is():
+    assert caching.key(**(REQUEST | {"task": ""})) is None
 
 
 def test_what_was_written_is_read(tmp_path):
@@ -64,9 +67,8 @@ def test_what_was_written_is_read(tmp_path):
     cache.write("a/seed00", {"k1": _stored(5.0)})
     found = cache.read("a/seed0")
     assert set(found) == {"k1", "k2", "k3"}
-    np.testing.assert_array_equal(found["k2"][0].trained.losses, 2.0)
-    assert np.isnan(found["k3"][0].trained.losses).all()
-    assert found["k1"][0].trained.seconds == 0.001
+    np.testing.assert_array_equal(found["k2"][0].losses, 2.0)
+    assert np.isnan(found["k3"][0].losses).all()
     assert cache.read("b") == {} and not list(tmp_path.rglob("*.tmp"))
 
 
@@ -101,9 +103,13 @@ def test_fingerprints_tell_tasks_apart_but_not_by_rounding_or_normalisation():
     assert fingerprints.agree(found, fingerprints.of_task(other))
 
 
-def test_a_task_that_is_all_structure_has_a_fingerprint_too():
-    found = fingerprints.of_task(tasksets.get("TwoD_Ackley"))
-    assert found.shape == (0,) and fingerprints.agree(found, found)
+def test_fingerprints_tell_tasks_of_equal_numbers_apart_by_their_losses():
+    ackley, rosenbrock = (
+        fingerprints.of_task(tasksets.get(f"TwoD_{name}"))
+        for name in ("Ackley", "Rosenbrock")
+    )
+    assert ackley.shape == rosenbrock.shape == (4,)  # all structure, no numbers
+    assert not fingerprints.agree(ackley, rosenbrock)
 
 
 def test_fingerprints_tell_the_behaviour_of_optimizers_apart():
@@ -113,5 +119,10 @@ def test_fingerprints_tell_the_behaviour_of_optimizers_apart():
     )
     one, rate, decay = fingerprints.of_points(points)
     assert not fingerprints.agree(one, rate) and not fingerprints.agree(one, decay)
+    (decayed,) = fingerprints.of_points(contender("nadamw:weight_decay=.1").points)
+    (penalised,) = fingerprints.of_points(contender("nadamw:l2=1e-9").points)
+    (neither,) = fingerprints.of_points(contender("nadamw").points)
+    for other in (decayed, penalised):  # seen where a gradient is zero
+        assert not fingerprints.agree(neither, other)
     (sgd,) = fingerprints.of_points(contender("sgd:lr=1e-5").points)
     assert not fingerprints.agree(one, sgd)

@@ -3,17 +3,22 @@
 import dataclasses
 
 import numpy as np
+import optax
+import pandas as pd
 import pytest
 from bowls import bowl, by_hand
 
+import learned_opt
 from meta_train import cli, evaluate
 from meta_train.evaluate import Cache, Evaluation, running, shipped, training
 from meta_train.evaluate.comparison import Competitor, Entry
 
 PROTOCOL = {"seeds": 1}
+NAMES = ("sgd:lr=0.1", "adam:lr=0.001")
+SHIPPED = [evaluate.contender(name) for name in NAMES]
 LOSSES = {
-    "a": [[[4.0, 3.0, 1.0]], [[4.0, 3.0, 2.0]]],
-    "b": [[[4.0, 2.0, 0.5]], [[4.0, np.nan, 9.0]]],
+    NAMES[0]: [[[4.0, 3.0, 1.0]], [[4.0, 3.0, 2.0]]],
+    NAMES[1]: [[[4.0, 2.0, 0.5]], [[4.0, np.nan, 9.0]]],
 }
 
 
@@ -25,18 +30,28 @@ def test_optimizers_come_first_and_nothing_twice():
     assert every == list(evaluate.ALL)
 
 
+def _found(**options):
+    """By those that ship."""
+    comparison = by_hand(LOSSES, **options)
+    competitors = [
+        dataclasses.replace(competitor, content=one.content)
+        for competitor, one in zip(comparison.competitors, SHIPPED, strict=True)
+    ]
+    return dataclasses.replace(comparison, competitors=tuple(competitors))
+
+
 def test_what_ships_is_what_was_saved(tmp_path):
-    comparison = by_hand(LOSSES, baselines=("a", "b"), trials={"b": 7})
+    comparison = _found(baselines=NAMES, trials={NAMES[1]: 7})
     path = tmp_path / "shipped.npz"
-    shipped.save(path, comparison, PROTOCOL)
-    loaded = shipped.load(path, comparison.entries, PROTOCOL)
+    shipped.save(path, comparison, SHIPPED, PROTOCOL)
+    loaded = shipped.load(path, comparison.entries, SHIPPED, PROTOCOL)
     assert loaded.competitors == comparison.competitors
     assert "inner_valid" not in loaded.splits
     for figure in evaluate.FIGURES:
         for split in loaded.splits:
             mine, theirs = (c.scores(figure, split) for c in (comparison, loaded))
             np.testing.assert_allclose(mine, theirs, rtol=1e-6)
-    part = shipped.load(path, comparison.entries[1:], PROTOCOL)
+    part = shipped.load(path, comparison.entries[1:], SHIPPED, PROTOCOL)
     np.testing.assert_array_equal(
         part.results[0].losses["final"]["test"], [[[4.0, 3.0, 2.0]]]
     )
@@ -48,15 +63,37 @@ def test_what_ships_is_what_was_saved(tmp_path):
         ([Entry(bowl("task0"), 100)], {"seeds": 2}, "another protocol"),
         ([Entry(bowl("task9"), 100)], PROTOCOL, "does not have task9"),
         ([Entry(bowl("task0"), 200)], PROTOCOL, "does not have task0"),
-        ([Entry(bowl("task0", curvature=2.0), 100)], PROTOCOL, "other data here"),
+        (
+            [Entry(bowl("task0", curvature=2.0), 100)],
+            PROTOCOL,
+            "other data or code here",
+        ),
     ],
 )
 def test_what_ships_is_refused_where_it_is_of_something_else(
     entries, protocol, complaint, tmp_path
 ):
-    shipped.save(path := tmp_path / "s.npz", by_hand(LOSSES), PROTOCOL)
+    shipped.save(path := tmp_path / "s.npz", _found(), SHIPPED, PROTOCOL)
     with pytest.raises(ValueError, match=complaint):
-        shipped.load(path, entries, protocol)
+        shipped.load(path, entries, SHIPPED, protocol)
+
+
+def test_what_ships_of_optimizers_that_do_something_else_now_is_left_out(
+    monkeypatch, tmp_path
+):
+    comparison = _found()
+    shipped.save(path := tmp_path / "s.npz", comparison, SHIPPED, PROTOCOL)
+    momentum = learned_opt.Momentum.advance
+
+    def without_memory(self, theta, state, *rest):
+        steps, _ = momentum(self, theta, state, *rest)
+        return steps, state
+
+    monkeypatch.setattr(learned_opt.Momentum, "advance", without_memory)
+    loaded = shipped.load(path, comparison.entries, SHIPPED, PROTOCOL)
+    assert loaded.names == ("adam:lr=0.001",)
+    unknown = evaluate.fixed("adam:lr=0.001", optax.adam(1e-3))
+    assert not shipped.load(path, comparison.entries, [unknown], PROTOCOL).names
 
 
 BOWLS = Evaluation(("sgd:lr=0.1",), ("adam:lr=0.001",), horizon=25, seeds=1)
@@ -76,7 +113,8 @@ def test_baselines_that_ship_are_not_run_again(monkeypatch, bowls, tmp_path):
     path = tmp_path / "shipped.npz"
     monkeypatch.setattr(shipped, "path", lambda *of: path)
     fresh = BOWLS.run(cache=Cache(None))
-    shipped.save(path, fresh.of_contenders(["adam:lr=0.001"]), BOWLS.protocol())
+    only = fresh.of_contenders(["adam:lr=0.001"])
+    shipped.save(path, only, SHIPPED[1:], BOWLS.protocol())
     trained = []
     train = training.Program.train
 
@@ -93,6 +131,28 @@ def test_baselines_that_ship_are_not_run_again(monkeypatch, bowls, tmp_path):
     told = []
     dataclasses.replace(BOWLS, seeds=2).run(cache=Cache(None), warn=told.append)
     assert "not used" in told[0] and "adam:lr=0.001" in trained
+
+
+def test_of_what_is_in_both_of_two_comparisons_the_first_has_its_say():
+    other = by_hand({name: np.array(x) + 1 for name, x in LOSSES.items()})
+    joined = by_hand({NAMES[1]: LOSSES[NAMES[1]]}).joined(other)
+    assert joined.names == NAMES[::-1]
+    mine = joined.results[0].losses["final"]["test"]
+    np.testing.assert_array_equal(mine, LOSSES[NAMES[1]])
+
+
+def test_steps_are_timed_when_that_is_asked_for(bowls):
+    assert all(r.seconds is None for r in BOWLS.run(cache=Cache(None)).results)
+    progress = []
+    timed = dataclasses.replace(BOWLS, timed=True).run(
+        cache=Cache(None), on_progress=progress.append
+    )
+    for result in timed.results:
+        assert result.seconds.shape == (2,) and (result.seconds > 0).all()
+    assert (1, 2) in progress
+    (mine, _) = evaluate.standings(timed, reference="adam:lr=0.001")
+    against = mine.against["final"]
+    assert mine.milliseconds > 0 and against.speedup_seconds.value > 0
 
 
 def test_run_gives_a_tidy_table(bowls, tmp_path):
@@ -112,9 +172,19 @@ def test_the_command_writes_tables_pictures_and_a_page(bowls, capsys, tmp_path):
     assert any(name.startswith("losses-tuned-for-final") for name in files)
     page = (tmp_path / "out" / "index.html").read_text()
     assert "sgd:lr=0.1" in page and page.count("data:image/png") == 4
+    assert _splits_listed(tmp_path / "out") == {"train", "test"}
     summary = (tmp_path / "out" / "summary.csv").read_text()
+    cli.main([*command, "--split", "outer_valid"])
+    # The test data stay unseen.
+    assert _splits_listed(tmp_path / "out") == {"train", "outer_valid"}
     cli.main(command)
     assert (tmp_path / "out" / "summary.csv").read_text() == summary
+
+
+def _splits_listed(folder):
+    (path,) = folder.glob("losses-tuned-for-final.*")
+    read = pd.read_parquet if path.suffix == ".parquet" else pd.read_csv
+    return set(read(path).split)
 
 
 def test_competitors_say_what_their_tuning_costs():
