@@ -45,7 +45,7 @@ class AdafactorDecays(NamedTuple):
     @classmethod
     def init(cls) -> "AdafactorDecays":
         """The decays named above."""
-        return cls(jnp.zeros(3), jnp.zeros(1), jnp.zeros(3))
+        return cls(*(jnp.zeros(count, jnp.float32) for count in (3, 1, 3)))
 
     def rates(self) -> Rates:
         """What one step of each average takes."""

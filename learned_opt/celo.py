@@ -231,8 +231,8 @@ def _init_scheduler(key: PRNGKeyArray) -> CeloSchedulerTheta:
         mix=network.dense(mix_key, _INPUTS, _HIDDEN),
         inputs=network.dense(input_key, _INPUTS, _HIDDEN),
         lstm=network.dense(lstm_key, 2 * _HIDDEN, 4 * _HIDDEN),
-        initial_hidden=jnp.zeros(_HIDDEN),
-        initial_cell=jnp.zeros(_HIDDEN),
+        initial_hidden=jnp.zeros(_HIDDEN, jnp.float32),
+        initial_cell=jnp.zeros(_HIDDEN, jnp.float32),
         step_size=network.dense(step_key, _HIDDEN, 1),
     )
 

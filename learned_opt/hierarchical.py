@@ -103,8 +103,8 @@ class Hierarchical(Rule):
         inputs = _TENSOR_FEATURES + _FROM_MLP + _FROM_LSTM
         return HierarchicalTheta(
             lstm=network.dense(lstm_key, inputs + _HIDDEN, 4 * _HIDDEN),
-            initial_hidden=jnp.zeros(_HIDDEN),
-            initial_cell=jnp.zeros(_HIDDEN),
+            initial_hidden=jnp.zeros(_HIDDEN, jnp.float32),
+            initial_cell=jnp.zeros(_HIDDEN, jnp.float32),
             to_lstm=network.dense(to_lstm_key, _HIDDEN, _FROM_LSTM),
             to_mlp=network.dense(to_mlp_key, _HIDDEN, _TO_MLP),
             layers=network.mlp(mlp_key, _WIDTHS),

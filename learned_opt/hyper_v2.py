@@ -105,8 +105,8 @@ class HyperV2(Rule):
             mix=network.dense(mix_key, inputs, _HIDDEN),
             inputs=network.dense(input_key, inputs, _HIDDEN),
             lstm=network.dense(lstm_key, 2 * _HIDDEN, 4 * _HIDDEN),
-            initial_hidden=jnp.zeros(_HIDDEN),
-            initial_cell=jnp.zeros(_HIDDEN),
+            initial_hidden=jnp.zeros(_HIDDEN, jnp.float32),
+            initial_cell=jnp.zeros(_HIDDEN, jnp.float32),
             controls=network.dense(control_key, _HIDDEN, _BANK),
             step_size=network.dense(step_key, _HIDDEN, 1),
             bank=jax.vmap(lambda k: network.mlp(k, _WIDTHS))(

@@ -22,7 +22,8 @@ class Dense(NamedTuple):
 def dense(key: PRNGKeyArray, inputs: int, outputs: int, *, gain: float = 1.0) -> Dense:
     """Truncated-normal weights of std ``gain / sqrt(inputs)``, zero bias."""
     w = jax.random.truncated_normal(key, -2.0, 2.0, (inputs, outputs), jnp.float32)
-    return Dense(w * (gain / 0.87962566 / inputs**0.5), jnp.zeros((outputs,)))
+    b = jnp.zeros((outputs,), jnp.float32)
+    return Dense(w * (gain / 0.87962566 / inputs**0.5), b)
 
 
 def mlp(key: PRNGKeyArray, widths: Sequence[int], *, last_gain: float = 1.0):

@@ -52,7 +52,8 @@ def _expected(
     optimizer: LearnedOptimizer,
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], Any]:
     """Names, shapes and dtypes of what ``init`` gives, without running it."""
-    theta = jax.eval_shape(lambda: optimizer.init(jax.random.key(0)))
+    with jax.enable_x64(False):  # theta is float32, also where float64 is the default
+        theta = jax.eval_shape(lambda: optimizer.init(jax.random.key(0)))
     named = dict(paths := _paths(theta))
     if len(named) != len(paths):
         raise ValueError(

@@ -70,6 +70,12 @@ def test_where_float64_is_on_its_state_is_the_same_and_keeps_its_types(case):
         assert "f64" not in str(jax.make_jaxpr(step)(params, state, params))
 
 
+def test_where_float64_is_on_its_fresh_theta_is_the_same(case):
+    with jax.enable_x64(True):
+        theta = jax.eval_shape(case.optimizer.init, jax.random.key(0))
+        assert types(theta) == types(case.theta)
+
+
 @only("scale_free", slow("hierarchical"))
 def test_where_float64_is_on_it_takes_the_same_steps(case):
     expected, _ = case.update(GRADS, case.tx.init(PARAMS), PARAMS, LOSS)

@@ -154,6 +154,26 @@ def test_every_optimizer_can_be_saved_and_loaded(tmp_path, name):
     assert np.isfinite(updates["w"]).all()
 
 
+@pytest.mark.parametrize("name", learned_opt.names())
+def test_what_is_saved_where_float64_is_on_is_loaded_where_it_is_off_and_back(
+    tmp_path, name
+):
+    optimizer: Any = learned_opt.get(name)()
+    with jax.enable_x64(True):
+        theta = jax.jit(optimizer.init)(jax.random.key(1))
+        pretrained.save(tmp_path / name, optimizer, theta, CARD)
+        assert_identical(pretrained.load(tmp_path / name).theta, theta)
+    assert_identical(pretrained.load(tmp_path / name).theta, theta)
+
+
+def test_a_shipped_optimizer_is_loaded_where_float64_is_on():
+    with jax.enable_x64(True):
+        tx = pretrained.optimizer("scale_free", num_steps=3)
+        params = {"w": jnp.ones((2, 3))}
+        updates, _ = tx.update(params, tx.init(params), params)
+    assert np.isfinite(updates["w"]).all()
+
+
 @settings(
     max_examples=25,
     deadline=None,
