@@ -85,6 +85,19 @@ def test_l2_pulls_weights_towards_zero():
     assert np.all(np.sign(updates) == -np.sign(x))
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_without_decay_what_has_no_gradient_does_not_move(nesterov):
+    optimizer = learned_opt.NAdamW(0.1, nesterov=nesterov)
+    ours = optimizer.transform(optimizer.init(jax.random.key(0)))
+    theirs = optax.nadamw(0.1, weight_decay=0.0, nesterov=nesterov)
+    x, zeros = jnp.full(2, 100.0), jnp.zeros(2)
+    for tx in (ours, theirs):
+        state = tx.init(x)
+        for _ in range(3):
+            updates, state = tx.update(zeros, state, x)
+            np.testing.assert_allclose(updates, 0.0, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "nadamw"])
 def test_every_real_vector_is_a_valid_optimizer(name):
     optimizer = learned_opt.get(name)()
