@@ -4,7 +4,7 @@ All of it is about structure, shapes and dtypes, none about numbers: a compiled 
 does not contain these checks, and they work on abstract arrays.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,39 +71,39 @@ def require_slots(slots: tuple[Any, ...], params: Any) -> None:
 
 
 @jax.tree_util.register_static
-class Dtypes:
-    """The parameters' dtypes at `init`, kept beside the arrays of the state.
+class MadeFor(NamedTuple):
+    """What the parameters were at `init`, kept beside the arrays of the state.
 
-    All instances compare equal: the dtypes are there for an error message, and must not
-    make two states differ in structure (optax builds states of placeholders).
+    To jax all instances are equal, and without leaves: this is there for error messages,
+    and must not make two states differ in structure (optax builds states of
+    placeholders). To flax, which writes checkpoints, it is a tuple of strings.
     """
 
-    def __init__(self, dtypes: tuple[str | None, ...]):
-        self._dtypes = dtypes
+    dtypes: tuple[str | None, ...]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Dtypes)
+        return isinstance(other, MadeFor)
+
+    def __ne__(self, other: object) -> bool:  # tuples have their own
+        return not self == other
 
     def __hash__(self) -> int:
-        return hash(Dtypes)
-
-    def __repr__(self) -> str:
-        return f"Dtypes{self._dtypes}"
+        return hash(MadeFor)
 
     @classmethod
-    def of(cls, params: Any) -> "Dtypes":
-        """Those of the leaves, in their order."""
+    def of(cls, params: Any) -> "MadeFor":
+        """From the leaves, in their order."""
         return cls(tuple(_dtype(leaf) for leaf in jax.tree.leaves(params)))
 
     def require(self, params: Any) -> None:
         """Raises ValueError for parameters of other dtypes, or of another number."""
         named = jax.tree_util.tree_leaves_with_path(params)
-        if len(named) != len(self._dtypes):
+        if len(named) != len(self.dtypes):
             raise ValueError(
                 f"the parameters have {len(named)} tensors, but the optimizer state was "
-                f"made for {len(self._dtypes)}; call `init` again with these parameters."
+                f"made for {len(self.dtypes)}; call `init` again with these parameters."
             )
-        for (path, leaf), before in zip(named, self._dtypes, strict=True):
+        for (path, leaf), before in zip(named, self.dtypes, strict=True):
             now = _dtype(leaf)
             if None not in (before, now) and before != now:
                 raise ValueError(

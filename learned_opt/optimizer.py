@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from learned_opt import checks
-from learned_opt.checks import Dtypes
+from learned_opt.checks import MadeFor
 from learned_opt.layout import Field, Flat, Layout, PerTensor
 
 Theta = Any  # meta-parameters: a pytree of float32 arrays
@@ -63,7 +63,7 @@ class TransformState(NamedTuple):
     """State of the public transform of a `Rule`."""
 
     rule: Any  # the rule's own: a NamedTuple of float32 and int32 arrays
-    made_for: Dtypes  # no array: what the parameters were at `init`
+    made_for: MadeFor  # no array: what the parameters were at `init`
 
 
 class Rule(abc.ABC):
@@ -136,7 +136,7 @@ class Rule(abc.ABC):
             with _float32_by_default():
                 rule_state = self.start(theta, fields, view)
             rule_state = _with_own_buffers(rule_state, (theta, params))
-            return TransformState(rule_state, Dtypes.of(params))
+            return TransformState(rule_state, MadeFor.of(params))
 
         def update_fn(
             updates: optax.Updates,

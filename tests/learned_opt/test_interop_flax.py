@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen, nnx
+from flax import linen, nnx, serialization
 from flax.core import freeze
 from flax.training import train_state
 
@@ -137,6 +137,21 @@ def test_a_train_state_that_passes_the_loss_on_does_what_is_done_by_hand(case):
     expected, opt_state = by_hand(case, params, 3)
     assert_equal((state.params, state.opt_state), (expected, opt_state))
     assert int(state.step) == 3
+
+
+def test_a_state_written_and_read_by_flax_is_the_same(case):
+    params = {"kernel": X[:, :3].astype(jnp.bfloat16), "layers": [jnp.ones(3)]}
+    fresh = case.tx.init(params)
+    state = jax.tree.map(lambda x: x + 1, fresh)
+    for restored in (
+        serialization.from_bytes(fresh, serialization.to_bytes(state)),
+        serialization.from_state_dict(fresh, serialization.to_state_dict(state)),
+    ):
+        assert jax.tree.structure(restored) == jax.tree.structure(state)
+        assert_equal(restored, state)
+        cast = jax.tree.map(lambda p: p.astype(jnp.float16), params)
+        with pytest.raises(ValueError, match=r"\['kernel'\] was bfloat16 at `init`"):
+            case.tx.update(cast, restored, cast, value=1.0)
 
 
 def test_frozen_parameters_have_a_frozen_state():
