@@ -24,7 +24,7 @@ console = Console()
 class Train:
     """Meta-train a learned optimizer; stop it at any time, go on with --resume.
 
-    Example: learned-opt train --optimizer scale-free --folder runs/mine --time-budget 9m
+    Example: learned-opt train --optimizer scale_free --folder runs/mine --time-budget 9m
     """
 
     config: TrainConfig

@@ -1,10 +1,14 @@
 """The command line: help, errors in one sentence, durations."""
 
+import inspect
+import re
+
 import pytest
 
 import learned_opt
+import pretrained
 import tasksets
-from meta_train import cli, durations
+from meta_train import cli, durations, evaluate, reproduce
 from meta_train.task_display import read_checked
 
 
@@ -27,6 +31,37 @@ def test_every_command_has_help_with_an_example(command, capsys):
         cli.main([command, "--help"])
     assert stop.value.code == 0
     assert "Example: learned-opt" in capsys.readouterr().out
+
+
+_COMMANDS = [
+    command
+    for command in vars(cli).values()
+    if inspect.isclass(command) and command.__module__ == cli.__name__
+]
+
+
+@pytest.mark.parametrize(
+    "example",
+    re.findall(
+        r"Example: learned-opt (.+)",
+        "\n".join(map(str, map(inspect.getdoc, _COMMANDS))),
+    ),
+)
+def test_the_example_in_a_help_text_means_what_there_is(example, monkeypatch):
+    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
+    monkeypatch.setattr(cli, "use_compilation_cache", lambda folder: None)
+    given = []
+    for command in _COMMANDS:
+        monkeypatch.setattr(command, "__call__", lambda self: given.append(self))
+    cli.main(example.split())
+    (command,) = given
+    if isinstance(command, cli.Train):
+        learned_opt.get(command.config.optimizer)
+    if isinstance(command, cli.Evaluate):
+        pretrained.load(command.optimizers[0])
+        assert command.suite in evaluate.suites.suite_names()
+    if isinstance(command, cli.Reproduce):
+        assert set(command.names) <= set(reproduce.EXPERIMENTS)
 
 
 def test_every_optimizer_that_can_be_trained_is_listed(capsys):
