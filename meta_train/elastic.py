@@ -26,7 +26,7 @@ from meta_train import outer, run, stop_signals
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
 from meta_train.devices import compilation_cache_in, compiler_options
-from meta_train.loop import LAST_WORDS_SECONDS
+from meta_train.loop import FINISHED, LAST_WORDS_SECONDS, OUT_OF_TIME
 from meta_train.outer import OuterState
 from meta_train.processes import Processes
 from meta_train.run_log import RunLog, Timing
@@ -224,7 +224,7 @@ def train(
         )
         checkpoints.save_last(leader, {})
     step, average = int(leader.state.step), leader.state.average
-    result = run.Result(average, step, reason == "finished", reason, folder)
+    result = run.Result(average, step, reason == FINISHED, reason, folder)
     how = f"--elastic {pool.size} --staleness {staleness}"
     save_theta(config, folder / "theta", average, step, how=how)
     return result
@@ -253,7 +253,7 @@ def _lead(
             return stopped[0]
         last_words = LAST_WORDS_SECONDS + 2 * writer.longest
         if deadline is not None and time.monotonic() > deadline - last_words:
-            return "time budget"
+            return OUT_OF_TIME
         delivery = pool.next(_PATIENCE_SECONDS)
         now = time.monotonic()
         if delivery is None:
@@ -277,4 +277,4 @@ def _lead(
         if now - saved_at > run.CHECKPOINT_SECONDS and not writer.busy:
             checkpoints.save(leader, {})
             saved_at = time.monotonic()
-    return "finished"
+    return FINISHED

@@ -10,7 +10,7 @@ group that will follow in a slot is known as soon as the one before it begins.
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -150,15 +150,26 @@ class Engine:
             compiler_options=compiler_options(),
         )
 
-    def begin(self) -> None:
-        """Put the groups of this step in flight, with lanes that have not begun."""
+    def begin(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Put the groups of this step in flight, with lanes that have not begun.
+
+        Args:
+          stop: asked before each of them, which may take long to compile.
+
+        Returns:
+          Whether all are in flight; not so where ``stop``, in any process, said True.
+        """
         present = [self._groups.at(slot, self._step) for slot in self._slots]
         for group in present:
             self._preparation.ask(group)
         for group in sorted(present, key=_end):
             self._ask_next(group)
+        told = False
         for group in present:
+            if told := stop():
+                break
             self._running[group.slot] = Running(self._preparation.get(group))
+        return not self._processes.any(told)
 
     def set_lanes(self, lanes: Mapping[int, Lanes]) -> None:
         """Go on with these lanes, by slot."""

@@ -6,6 +6,7 @@ faster, and XLA's CPU collectives can deadlock on a queue.
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,10 @@ from meta_train.processes import Processes
 from meta_train.run_log import Timing
 from meta_train.selection import Selection
 
+FINISHED, OUT_OF_TIME = "finished", "time budget"
 LAST_WORDS_SECONDS = 5.0  # kept back from a time budget for the final checkpoint
+_STEPS_TO_STOP = 4  # begun by when a wish to stop is granted, and not done
+_RECENT_STEPS = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +34,7 @@ class Run:
       groups: their log.
       selection: evaluates theta; None where nothing is evaluated.
       processes: of which this is one.
+      begun: whether all groups are in flight; otherwise a stop came before that.
       outer_steps: how many there are to be.
       checkpoint_seconds: between checkpoints.
     """
@@ -39,6 +44,7 @@ class Run:
     groups: GroupLog
     selection: Selection | None
     processes: Processes
+    begun: bool
     outer_steps: int
     checkpoint_seconds: float
 
@@ -68,24 +74,30 @@ def outer_loop(
       stopped: receives the name of a signal that asks to stop.
 
     Returns:
-      "finished", "time budget", or the name of the signal.
+      "finished", "time budget", the name of the signal, or "stopped by another process".
     """
+    if not run.begun:
+        late = deadline is not None and time.monotonic() > deadline
+        return _why(stopped, late)
     engine, writer = run.engine, run.checkpoints.writer
     done = run.step
     saved_at = mark = time.monotonic()
     pending: Step | None = None
+    recent: deque[float] = deque([0.0], _RECENT_STEPS)  # seconds of steps
 
     def last_moment() -> float:
         """When to stop, to have a checkpoint by the deadline."""
         if deadline is None:
             return float("inf")
-        return deadline - LAST_WORDS_SECONDS - 2 * writer.longest
+        steps = _STEPS_TO_STOP * max(recent)
+        return deadline - LAST_WORDS_SECONDS - 2 * writer.longest - steps
 
     def read(step: Step, number: int) -> np.ndarray:
         nonlocal mark
         step = step.read()
         now = time.monotonic()
         seconds, mark = now - mark, now
+        recent.append(seconds)
         speed = seconds, step.inner_steps / seconds
         timing = Timing(*speed, step.waited, step.replaced, writer.failures)
         report(number, step, timing)
@@ -95,18 +107,19 @@ def outer_loop(
         return run.selection is not None and run.selection.due(done)
 
     def evaluated() -> bool:
-        """Evaluate theta where it is due; whether there was time to."""
+        """Evaluate theta where it is due; False where a stop came before it was done."""
         nonlocal mark
         if run.selection is None or not to_evaluate():
             return True
         # Several processes must agree on when to stop.
-        limit = last_moment() if run.processes.count == 1 else float("inf")
-        in_time = run.selection.evaluate(done, engine.state.average, limit)
+        alone = run.processes.count == 1
+        stop = lambda: alone and (bool(stopped) or time.monotonic() > last_moment())
+        complete = run.selection.evaluate(done, engine.state.average, stop)
         mark = time.monotonic()
-        return in_time
+        return complete
 
     if not evaluated():
-        return "time budget"
+        return _why(stopped, late=True)
     while done < run.outer_steps:
         now = time.monotonic()
         due = now - saved_at > run.checkpoint_seconds and not writer.busy
@@ -121,12 +134,21 @@ def outer_loop(
             read(pending, done)
             pending = None
         if stop and done < run.outer_steps:
-            return stopped[0] if stopped else "stopped by another process"
-        if (late and done < run.outer_steps) or not evaluated():
-            return "time budget"
+            return _why(stopped, late=False)
+        if late and done < run.outer_steps:
+            return OUT_OF_TIME
+        if not evaluated():
+            return _why(stopped, late=True)
         if save:
             run.checkpoints.save(engine, run.groups.totals)
             saved_at = mark = time.monotonic()
     if pending is not None:
         read(pending, done)
-    return "finished"
+    return FINISHED
+
+
+def _why(stopped: list[str], late: bool) -> str:
+    """Why a run stops: a signal, the time, or else what another process was told."""
+    if stopped:
+        return stopped[0]
+    return OUT_OF_TIME if late else "stopped by another process"

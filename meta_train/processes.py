@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from meta_train.outer import Contribution
 
@@ -122,21 +123,29 @@ class Processes:
         one, numbers = _unpack(here, contributions[0], len(numbers))
         return [one], numbers
 
+    def any(self, condition: bool) -> bool:
+        """Whether it holds in any process; all of them must call this."""
+        return bool(np.any(self._gathered(condition)))
+
     def require_equal(self, name: str, number: int) -> None:
         """Raise RuntimeError unless all processes call this with the same number."""
+        numbers = self._gathered(number)
+        if np.any(numbers != number):
+            raise RuntimeError(
+                f"the processes disagree about {name}: {numbers.tolist()}; do they "
+                "see the same run folder?"
+            )
+
+    def _gathered(self, number: int) -> Int[np.ndarray, "processes"]:
+        """What each process calls this with."""
         if self.count == 1:
-            return
+            return np.array([number])
         rows = jax.make_array_from_callback(
             (self.count,),
             self._by_process,
             lambda index: np.full((1,), number, np.int32),
         )
-        all_numbers = np.asarray(_gather(rows, self._everywhere).addressable_data(0))
-        if np.any(all_numbers != number):
-            raise RuntimeError(
-                f"the processes disagree about {name}: {all_numbers.tolist()}; do they "
-                "see the same run folder?"
-            )
+        return np.asarray(_gather(rows, self._everywhere).addressable_data(0))
 
 
 @jax.jit

@@ -28,7 +28,7 @@ from meta_train.config import TrainConfig
 from meta_train.devices import compilation_cache_in, lane_mesh
 from meta_train.engine import Engine, Step
 from meta_train.group_log import GroupLog, forget_lost_processes
-from meta_train.loop import Run, outer_loop
+from meta_train.loop import FINISHED, OUT_OF_TIME, Run, outer_loop
 from meta_train.preparation import Preparation, View
 from meta_train.processes import Processes, ProcessLostError
 from meta_train.run_log import RunLog, Timing
@@ -48,7 +48,8 @@ class Result:
       theta: the averaged meta-parameters.
       outer_steps: outer steps done in all.
       finished: whether all steps of the config are done.
-      reason: "finished", "time budget", "SIGINT" or "SIGTERM".
+      reason: "finished", "time budget", "SIGINT", "SIGTERM", or "stopped by another
+        process", one of several that was told to stop.
       folder: where everything is.
     """
 
@@ -57,6 +58,11 @@ class Result:
     finished: bool
     reason: str
     folder: Path
+
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether somebody wanted it to end, who will not want anything begun after it."""
+        return self.reason not in (FINISHED, OUT_OF_TIME)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +111,16 @@ def train(
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
     processes = Processes()
+    late = lambda: deadline is not None and time.monotonic() > deadline
     first = processes.index == 0
     if first:
         claim(config, folder, resume)
     with (
         compilation_cache_in(folder / "cache"),
         stop_signals.watch() as stopped,
-        _begun(config, folder, resume, processes, warn) as run,
+        _begun(
+            config, folder, resume, processes, lambda: bool(stopped) or late(), warn
+        ) as run,
         RunLog(folder, run.step, warn) if first else nullcontext() as log,
     ):
 
@@ -124,9 +133,10 @@ def train(
 
         with _naming_lost_processes(processes):
             reason = outer_loop(run, report, deadline, stopped)
-            run.checkpoints.save_last(run.engine, run.groups.totals)
+            if run.begun:
+                run.checkpoints.save_last(run.engine, run.groups.totals)
             step, average = run.step, run.engine.state.average
-    result = Result(average, step, reason == "finished", reason, folder)
+    result = Result(average, step, reason == FINISHED, reason, folder)
     if first:
         save_theta(config, folder / "theta", average, step)
     return result
@@ -138,9 +148,10 @@ def _begun(
     folder: Path,
     resume: bool,
     processes: Processes,
+    stop: Callable[[], bool],
     warn: Callable[[str], None],
 ) -> Iterator[Run]:
-    """The run at the step to go on from."""
+    """The run at the step to go on from; not all of it where ``stop`` says so."""
     mesh = lane_mesh()
     groups, optimizer = config.groups(), config.outer()
     state = outer.start_without_lanes(
@@ -165,7 +176,7 @@ def _begun(
     update = outer.update_function(optimizer, clip=config.clip, safety=config.safety)
     try:
         engine = Engine(groups, preparation, update, state, processes, mesh)
-        engine.begin()
+        begun = engine.begin(stop)
         totals = {}
         if found is not None:
             engine.set_lanes(checkpoints.restore_lanes(found[0], engine))
@@ -186,6 +197,7 @@ def _begun(
                 log,
                 selection,
                 processes,
+                begun,
                 outer_steps=config.outer_steps,
                 checkpoint_seconds=CHECKPOINT_SECONDS,
             )

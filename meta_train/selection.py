@@ -73,20 +73,20 @@ class Selection:
         turn = every is not None and (step % every == 0 or step == last)
         return turn and step not in self._scores
 
-    def evaluate(self, step: int, theta: Any, deadline: float) -> bool:
+    def evaluate(self, step: int, theta: Any, stop: Callable[[], bool]) -> bool:
         """Evaluate, log, and keep theta where it is the best so far.
 
         Args:
           step: outer steps done.
           theta: the average after them.
-          deadline: of `time.monotonic`, when to give up; may be infinite.
+          stop: asked now and then, from any thread, whether to give up.
 
         Returns:
-          Whether it was in time.
+          Whether it was done.
         """
         theta = jax.device_get(theta)
         try:
-            comparison = self._compare(theta, deadline)
+            comparison = self._compare(theta, stop)
             if comparison is None:
                 return False
             row = _row(step, comparison)
@@ -107,17 +107,17 @@ class Selection:
         if self._lines is not None:
             self._lines.__exit__(*error)
 
-    def _compare(self, theta: Any, deadline: float) -> Comparison | None:
-        """Theta and the baseline on all tasks; None where time ran out."""
+    def _compare(self, theta: Any, stop: Callable[[], bool]) -> Comparison | None:
+        """Theta and the baseline on all tasks; None where it was to give up."""
         if self._baseline is None:
-            self._baseline = self._run(evaluate.contender(BASELINE), deadline)
+            self._baseline = self._run(evaluate.contender(BASELINE), stop)
         learned = evaluate.learned("theta", *self._config.whole(theta))
-        mine = self._run(learned, deadline)
+        mine = self._run(learned, stop)
         if mine is None or self._baseline is None:
             return None
         return mine.joined(self._baseline)
 
-    def _run(self, contender: Contender, deadline: float) -> Comparison | None:
+    def _run(self, contender: Contender, stop: Callable[[], bool]) -> Comparison | None:
         """A contender on all tasks; thetas come once, so only baselines are kept."""
         kept = self._folder / "evaluations" if contender.baseline else None
         try:
@@ -126,7 +126,7 @@ class Selection:
                 [contender],
                 num_seeds=self._config.proxy.proxy_seeds,
                 cache=Cache(kept, self._warn),
-                deadline=deadline,
+                stop=stop,
                 warn=self._warn,
             )
         except evaluate.OutOfTimeError:

@@ -47,7 +47,7 @@ def train(command: "Train") -> None:
         console.print(f"Stopped ({result.reason}); go on with --resume.")
     theta = str(command.folder / "theta")
     console.print(f"Use it: pretrained.load({theta!r})")
-    if command.then_evaluate and not result.reason.startswith("SIG"):
+    if command.then_evaluate and not result.told_to_stop:
         left = None if whole is None else whole - (time.monotonic() - started)
         _evaluate(command, left)
 

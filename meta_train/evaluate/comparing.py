@@ -46,6 +46,7 @@ def compare(
     settings: Settings = Settings(),
     cache: Cache = Cache(None),
     deadline: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     warn: Callable[[str], None] = print,
 ) -> Comparison:
@@ -60,6 +61,7 @@ def compare(
       settings: how to train and measure.
       cache: where results are looked up and kept.
       deadline: of `time.monotonic`, when to begin nothing more. Ctrl-C acts alike.
+      stop: asked before every program, from any thread; True acts as the deadline does.
       on_progress: called from any thread, one at a time.
       warn: told where stored results are passed over, and what is left out.
 
@@ -83,7 +85,7 @@ def compare(
     counter = _Counter(
         sum(study.estimate(bench, contenders) for bench in benches), on_progress
     )
-    crew = _Crew(deadline)
+    crew = _Crew(deadline, stop)
     own = [c for c in contenders if c.tuned == "per task"]
     shared = [c for c in contenders if c.tuned == "over the suite"]
 
@@ -121,13 +123,14 @@ def compare(
 class _Crew:
     """One worker per device, or two for a single one: one compiles, the other runs."""
 
-    def __init__(self, deadline: float | None):
-        self._deadline, self._halt = deadline, threading.Event()
+    def __init__(self, deadline: float | None, stop: Callable[[], bool]):
+        self._deadline, self._stop = deadline, stop
+        self._halt = threading.Event()
 
     def stopped(self) -> bool:
         """Whether to begin nothing more."""
         late = self._deadline is not None and time.monotonic() > self._deadline
-        return late or self._halt.is_set()
+        return late or self._halt.is_set() or self._stop()
 
     def work(
         self, job: Callable[[Workbench, Device], None], benches: Sequence[Workbench]

@@ -1,6 +1,8 @@
 """Runs of groups that come and go: nothing depends on how fast anything was."""
 
 import dataclasses
+import os
+import signal
 import time
 import weakref
 from pathlib import Path
@@ -147,6 +149,36 @@ def test_what_a_group_needed_is_dropped_when_it_ends(tmp_path, monkeypatch):
     run.train(CONFIG, tmp_path, on_progress=on_progress)
     # Two in flight, two to come, and at most one being made ready.
     assert len(alive) >= 8 and max(counts) <= 5
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_signal_while_groups_are_made_ready_waits_for_one_of_them_at_most(
+    unbroken, tmp_path, monkeypatch, resumed
+):
+    steps = 0
+    if resumed:
+        on_progress = lambda progress: os.kill(os.getpid(), signal.SIGTERM)
+        one = lambda progress: on_progress(progress) if progress.step == 3 else None
+        steps = run.train(CONFIG, tmp_path, on_progress=one).outer_steps
+    get, made = preparation.Preparation.get, []
+
+    def interrupted(self, group):
+        made.append(group)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return get(self, group)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation.Preparation, "get", interrupted)
+        stopped = run.train(CONFIG, tmp_path, resume=resumed)
+    assert stopped.reason == "SIGTERM" and not stopped.finished and len(made) == 1
+    assert stopped.outer_steps == steps
+    assert run.train(CONFIG, tmp_path, resume=True).finished
+    assert _lines(tmp_path) == _lines(unbroken)
+
+
+def test_no_group_is_made_ready_when_the_time_is_up(tmp_path):
+    stopped = run.train(CONFIG, tmp_path, time_budget=0.0)
+    assert stopped.reason == "time budget" and stopped.outer_steps == 0
 
 
 def test_a_group_whose_tasks_changed_since_is_refused(tmp_path, monkeypatch):

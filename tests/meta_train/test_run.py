@@ -22,6 +22,7 @@ from meta_train import (
     TrainConfig,
     demo,
     group_log,
+    loop,
     run,
 )
 
@@ -88,8 +89,9 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_resuming_changes_nothing(
     jax.tree.map(np.testing.assert_array_equal, mine, theirs)
 
 
-def test_a_time_budget_ends_a_run_with_a_checkpoint(unbroken, tmp_path):
-    stopped = run.train(CONFIG, tmp_path, time_budget=0.0)
+def test_a_time_budget_ends_a_run_with_a_checkpoint(unbroken, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LAST_WORDS_SECONDS", 600.0)  # all of it
+    stopped = run.train(CONFIG, tmp_path, time_budget=600.0)
     assert stopped.reason == "time budget" and 0 < stopped.outer_steps < 12
     assert run.train(CONFIG, tmp_path, resume=True).finished
     assert _lines(tmp_path) == _lines(unbroken)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import errno
+import os
+import signal
+import time
 
 import jax
 import numpy as np
@@ -10,7 +13,9 @@ import small_runs
 
 import pretrained
 import tasksets
-from meta_train import Proxy, evaluate, run, selection
+from meta_train import Proxy, evaluate, loop, run, selection
+from meta_train.evaluate.training import Program
+from meta_train.evaluate.workbench import Stop, Workbench
 
 PROXY = Proxy(proxy_every=4, proxy_tasks=2, proxy_horizon=25, proxy_seeds=1)
 CONFIG = dataclasses.replace(
@@ -87,9 +92,9 @@ def test_the_best_theta_is_kept_with_a_card(tmp_path, monkeypatch):
     def row(step, comparison):
         return make_row(step, comparison) | {"score": scores[step]}
 
-    def watched(self, step, theta, deadline):
+    def watched(self, step, theta, stop):
         thetas[step] = jax.device_get(theta)
-        return evaluate_theta(self, step, theta, deadline)
+        return evaluate_theta(self, step, theta, stop)
 
     monkeypatch.setattr(selection, "_row", row)
     monkeypatch.setattr(selection.Selection, "evaluate", watched)
@@ -120,12 +125,51 @@ def test_evaluating_changes_nothing_in_the_run(unbroken, tmp_path):
 
 
 def test_an_evaluation_that_the_budget_has_no_time_for_is_made_later(
-    unbroken, tmp_path
+    unbroken, tmp_path, monkeypatch
 ):
-    stopped = run.train(CONFIG, tmp_path, time_budget=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "LAST_WORDS_SECONDS", 600.0)  # all of it
+        stopped = run.train(CONFIG, tmp_path, time_budget=600.0)
     assert stopped.reason == "time budget" and stopped.outer_steps == 0
     assert run.train(CONFIG, tmp_path, resume=True).finished
     assert _text(tmp_path) == _text(unbroken)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_an_evaluation_after_the_program_that_runs(
+    unbroken, tmp_path, monkeypatch, name
+):
+    train, ran = Program.train, []
+
+    def interrupted(self, *arguments):
+        ran.append(self)
+        if len(ran) == 1:
+            os.kill(os.getpid(), signal.Signals[name])
+        return train(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Program, "train", interrupted)
+        stopped = run.train(CONFIG, tmp_path)
+    assert stopped.reason == name and stopped.outer_steps == 0
+    assert len(ran) <= 2  # two tasks may be at work
+    assert run.train(CONFIG, tmp_path, resume=True).finished
+    assert _text(tmp_path) == _text(unbroken)
+
+
+def test_a_second_interrupt_ends_an_evaluation_by_the_name_of_the_signal(
+    tmp_path, monkeypatch
+):
+    left = [1, 2]
+
+    def interrupted(self, *arguments):
+        while left:
+            left.pop()
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # until it is handled, in the main thread
+        raise Stop
+
+    monkeypatch.setattr(Workbench, "train", interrupted)
+    assert run.train(CONFIG, tmp_path).reason == "SIGINT"
 
 
 def test_a_baseline_runs_once(unbroken, tmp_path, monkeypatch):

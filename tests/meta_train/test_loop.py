@@ -1,0 +1,103 @@
+"""The outer loop on a clock that stands still unless something takes time."""
+
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from meta_train import loop
+from meta_train.engine import Step
+from meta_train.processes import Processes
+from meta_train.run import Result
+
+DEADLINE = 100.0
+
+
+class Engine:
+    """A device with a queue, on which every step takes so many seconds."""
+
+    def __init__(self, clock: types.SimpleNamespace, seconds: float):
+        self._clock, self._seconds = clock, seconds
+        self._free = 0.0  # when the device has done all that it was given
+        self.state = types.SimpleNamespace(step=0, average=None)
+
+    def step(self, wishes: Any) -> Any:
+        self._free = max(self._free, self._clock.now) + self._seconds
+        self.state.step += 1
+        totals = np.array([*wishes, 10, 0, 0], np.float32)
+        return _Pending(self._clock, self._free, Step({}, totals, ()))
+
+
+class _Pending(types.SimpleNamespace):
+    def __init__(self, clock: Any, ready: float, step: Step):
+        super().__init__(clock=clock, ready=ready, step=step)
+
+    def read(self) -> Step:
+        self.clock.now = max(self.clock.now, self.ready)
+        return self.step
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(loop, "time", clock)
+    return clock
+
+
+def _run(engine: Engine, begun: bool = True) -> loop.Run:
+    writer = types.SimpleNamespace(longest=0.0, failures=0, busy=False)
+    checkpoints: Any = types.SimpleNamespace(
+        writer=writer, save=lambda engine, totals: None
+    )
+    groups: Any = types.SimpleNamespace(totals={})
+    return loop.Run(
+        engine,  # type: ignore[arg-type]
+        checkpoints,
+        groups,
+        None,
+        Processes(),
+        begun,
+        outer_steps=1000,
+        checkpoint_seconds=15.0,
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.0, 10.0])
+def test_steps_that_are_in_flight_end_before_the_time_does(clock, seconds):
+    engine = Engine(clock, seconds)
+    reason = loop.outer_loop(_run(engine), lambda *step: None, DEADLINE, [])
+    assert reason == "time budget"
+    used = DEADLINE - loop.LAST_WORDS_SECONDS - clock.now
+    assert 0 <= used < 5 * seconds  # and not much earlier
+
+
+@pytest.mark.parametrize(
+    ("stopped", "now", "reason"),
+    [
+        (["SIGTERM"], 0.0, "SIGTERM"),
+        ([], 101.0, "time budget"),
+        ([], 0.0, "stopped by another process"),
+    ],
+)
+def test_a_run_whose_groups_are_not_all_in_flight_says_why_and_makes_no_step(
+    clock, stopped, now, reason
+):
+    engine, clock.now = Engine(clock, 1.0), now
+    run = _run(engine, begun=False)
+    assert loop.outer_loop(run, lambda *step: None, DEADLINE, stopped) == reason
+    assert engine.state.step == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("finished", False),
+        ("time budget", False),
+        ("SIGINT", True),
+        ("stopped by another process", True),
+    ],
+)
+def test_whoever_was_told_to_stop_is_not_out_of_time(tmp_path, reason, told):
+    assert Result(None, 3, False, reason, tmp_path).told_to_stop == told
