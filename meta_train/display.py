@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,13 +59,14 @@ def train(
         def show(progress: run.Progress) -> None:
             nonlocal smooth
             loss = progress.metrics["loss"]
-            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
+            if math.isfinite(loss):  # not so where every group was lost
+                smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
             bar.update(
                 line,
                 completed=progress.step,
                 description="training",
                 rate=progress.timing.inner_steps_per_second,
-                loss=f"{smooth:.4f}",
+                loss="-" if smooth is None else f"{smooth:.4f}",
             )
 
         result = train(

@@ -189,21 +189,22 @@ def update_function(
 
     Returns:
       ``update(state, contributions) -> (state, metrics)``, which leaves ``lanes`` alone.
+      What groups measure, and the norm, is NaN where all of them were lost.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
     def update(state: OuterState, contributions: Sequence[Contribution]):
         total = jax.tree.map(lambda *xs: sum(xs), *contributions)
         groups = jnp.maximum(total.groups, 1.0)
-        mean = lambda tree: jax.tree.map(lambda x: x / groups, tree)
-        grad, metrics = mean(total.grad), mean(total.metrics)
-        norm = optax.tree.norm(grad)
         accepted = total.groups > 0
+        # A step without any gradient has nothing to say; a loss of 0 would be the best.
+        known = lambda x: jnp.where(accepted, x, jnp.nan)
+        grad = jax.tree.map(lambda x: x / groups, total.grad)
+        metrics = jax.tree.map(lambda x: known(x / groups), total.metrics)
+        norm = known(optax.tree.norm(grad))
         watched = state.safety
         if safety is not None:
-            # A step without any gradient has nothing to say about what is usual.
-            seen = jnp.where(accepted, norm, jnp.nan)
-            usual, watched = safe.judge(safety, watched, seen)
+            usual, watched = safe.judge(safety, watched, norm)
             accepted &= usual
         clipped = jax.tree.map(lambda g: jnp.clip(g, -clip, clip), grad)
         updates, outer = optimizer.update(
@@ -233,9 +234,8 @@ def update_function(
             "lost_groups": total.lost,
         }
         if safety is not None:
-            loss = jnp.where(total.groups > 0, metrics["loss"], jnp.nan)
             (theta, average, outer), watched = safe.watch(
-                safety, watched, loss, (theta, average, outer)
+                safety, watched, metrics["loss"], (theta, average, outer)
             )
             metrics["rollbacks"] = watched.rollbacks
         state = state._replace(

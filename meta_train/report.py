@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from meta_train import offline_page
 from meta_train.config import TrainConfig
@@ -65,8 +66,8 @@ def _summary(
     inner_steps = timing["inner_steps_per_second"] @ timing["seconds"]
     return [
         ("outer steps", f"{step:,} of {config.outer_steps:,}"),
-        ("outer loss, first", f"{metrics['loss'][:_RECENT].mean():.4f}"),
-        ("outer loss, of late", f"{recent.mean():.4f} (mean of {len(recent)} steps)"),
+        ("outer loss, first", f"{_mean(metrics['loss'][:_RECENT]):.4f}"),
+        ("outer loss, of late", f"{_mean(recent):.4f} (mean of {len(recent)} steps)"),
         ("updates skipped", f"{int(metrics['skipped'][-1])}"),
         ("estimates of groups lost", f"{int(metrics['lost_groups'].sum())}"),
         ("times theta was rolled back", f"{int(metrics['rollbacks'][-1])}"),
@@ -75,6 +76,12 @@ def _summary(
         ("waited for groups", f"{timing['waited'].sum():,.1f} s"),
         ("checkpoints that failed", f"{_failures(timing['failed_writes'])}"),
     ]
+
+
+def _mean(values: Float[np.ndarray, "steps"]) -> float:
+    """Over the steps that have a value: those in which not every group was lost."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def _evaluations(rows: Sequence[Mapping[str, Any]]) -> list[str]:

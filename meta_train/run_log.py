@@ -1,6 +1,7 @@
 """The logs of a run: one line per outer step, appended, cut back when a run goes on.
 
-metrics.jsonl    what depends on the seed alone; the same with and without a stop
+metrics.jsonl    what depends on the seed alone; the same with and without a stop; NaN
+                 (which JSON proper does not have) where all groups of a step were lost
 timing.jsonl     seconds, rates and waits, which never are the same
 tensorboard/     both, where tensorboardX is installed
 """

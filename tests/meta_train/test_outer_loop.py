@@ -143,6 +143,18 @@ def test_a_group_without_a_finite_estimate_is_left_out_of_the_mean():
     np.testing.assert_allclose(metrics["loss"], 0.6)
 
 
+@pytest.mark.parametrize("safety", [None, Safety()])
+def test_a_step_that_lost_every_group_has_no_loss_and_leaves_theta_alone(safety):
+    lost, good = [_contribution(jnp.nan, 1.0)], [_contribution(1.0, 2.0, loss=0.5)]
+    state, metrics = _update([good, lost], safety=safety)
+    assert np.isnan(metrics["loss"]) and np.isnan(metrics["grad_norm"])
+    assert metrics["lost_groups"] == 1 and metrics["skipped"] == 1
+    np.testing.assert_allclose(state.theta, [-1.0, -2.0])
+    state, metrics = _update([good, lost, good], safety=safety)
+    assert metrics["loss"] == 0.5 and metrics["skipped"] == 1
+    np.testing.assert_allclose(state.theta, [-2.0, -4.0])
+
+
 def test_contributions_add_up_however_they_are_split():
     groups = [_contribution(1.0, 2.0), _contribution(3.0, 0.0), _contribution(jnp.nan)]
     groups[2] = groups[2]._replace(grad=jnp.zeros(2))

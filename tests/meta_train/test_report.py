@@ -3,27 +3,35 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
-from meta_train import TrainConfig, report
+from meta_train import TrainConfig, report, run
+from meta_train.run_log import RunLog, Timing
 
 pytest.importorskip("matplotlib")
 CONFIG = TrainConfig(optimizer="sgd", groups_in_flight=2, outer_steps=60)
 
 
+_COLUMNS = ("loss grad_norm clipped update_norm snr grad_std guarded guarded_pairs "
+            "noise_ratio inner_step skipped lost_groups rollbacks").split()  # fmt: skip
+
+
+def _rows(steps, keys=_COLUMNS):
+    """Made-up lines of a log."""
+    return [
+        {"step": step} | {k: (step + i) / 8 for i, k in enumerate(keys)}
+        for step in range(1, steps + 1)
+    ]
+
+
 def _folder(tmp_path, steps, groups=()):
     """A run folder as a run leaves it after so many outer steps."""
     CONFIG.save(tmp_path / "config.json")
-    columns = ("loss grad_norm clipped update_norm snr grad_std guarded guarded_pairs "
-               "noise_ratio inner_step skipped lost_groups rollbacks").split()  # fmt: skip
     speeds = ["inner_steps_per_second", "seconds", "waited", "replaced"]
     speeds.append("failed_writes")
-    for name, keys in (("metrics", columns), ("timing", speeds)):
-        rows = [
-            {"step": step} | {k: (step + i) / 8 for i, k in enumerate(keys)}
-            for step in range(1, steps + 1)
-        ]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+    for name, keys in (("metrics", _COLUMNS), ("timing", speeds)):
+        text = "".join(json.dumps(row) + "\n" for row in _rows(steps, keys))
         (tmp_path / f"{name}.jsonl").write_text(text)
     (tmp_path / "groups.jsonl").write_text(
         "".join(json.dumps(group) + "\n" for group in groups)
@@ -73,6 +81,28 @@ def test_a_run_that_was_just_begun_or_killed_has_a_page(tmp_path, cut):
             file.write('{"step": 2, "lo')
     page = report.write(folder).read_text()
     assert ("1 of 60" in page) if cut else ("No outer step" in page)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("lost", [1, 10])
+def test_steps_that_lost_every_group_are_left_out_of_means(tmp_path, lost):
+    folder = _folder(tmp_path, 10)
+    path = folder / "metrics.jsonl"
+    path.unlink()
+    nowhere = dict.fromkeys(("loss", "grad_norm", "snr", "grad_std"), float("nan"))
+    with RunLog(folder, 0, print) as log:
+        for step, row in enumerate(_rows(10), start=1):
+            lost_it = step > 10 - lost
+            metrics = {k: x for k, x in row.items() if k != "step"}
+            log.write(
+                step, metrics | (nowhere if lost_it else {}), Timing(1, 1, 0, 0, 0)
+            )
+    loss = run.read_metrics(folder)["loss"]
+    assert np.isnan(loss[-lost:]).all() and np.isfinite(loss[:-lost]).all()
+    page = report.write(folder).read_text()
+    mean = f"{loss[:-lost].mean():.4f}" if lost < 10 else "nan"
+    assert page.count(f"<td>{mean}") == 2
+    assert page.count("data:image/png;base64,") >= 4
 
 
 def test_evaluations_are_shown_beside_the_baseline_and_the_best_is_marked(tmp_path):

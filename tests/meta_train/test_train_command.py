@@ -1,5 +1,6 @@
 """The command train: its time goes into training and then into evaluating."""
 
+import math
 import os
 import signal
 import subprocess
@@ -131,3 +132,25 @@ def test_a_real_evaluation_ends_within_the_budget_and_goes_on_next_time(tmp_path
         files = (tmp_path / "cache" / "learned-opt" / "evaluations").rglob("*")
         stored.append(sum(path.stat().st_size for path in files if path.is_file()))
     assert 0 < stored[0] < stored[1]
+
+
+def test_the_loss_that_is_shown_is_smoothed_over_steps_that_have_one(
+    tmp_path, monkeypatch
+):
+    shown, update = [], train_command.display.Progress.update
+
+    def watched(bar, line, **fields):
+        shown.append(fields["loss"])
+        update(bar, line, **fields)
+
+    def train(config, folder, on_progress, **options):
+        for step, loss in enumerate((math.nan, 0.5, math.nan, 1.5), start=1):
+            timing = run.Timing(1.0, 1.0, 0.0, 0, 0)
+            on_progress(run.Progress(step, 4, {"loss": loss}, timing))
+        return run.Result(None, 4, True, "finished", folder)
+
+    monkeypatch.setattr(train_command.display.Progress, "update", watched)
+    monkeypatch.setattr(run, "read_metrics", lambda folder: {})
+    config = run.TrainConfig(optimizer="adam")
+    train_command.display.train(config, tmp_path, False, None, train)
+    assert shown == ["-", "0.5000", "0.5000", "0.5200"]
