@@ -28,7 +28,8 @@ def stack(tasks: Sequence[Task]) -> Task:
         if structure(task) != structure(first):
             raise ValueError(
                 f"cannot stack: task {index} ({task!r}) differs in structure from "
-                f"task 0 ({first!r}).\n  {task.problem}\n  {first.problem}\n"
+                f"task 0 ({first!r}) or in the shapes of its data.\n"
+                f"  {task.problem}\n  {first.problem}\n"
                 "tasksets.group_by_structure sorts tasks into lists that stack."
             )
     numbers = jax.tree.map(
@@ -51,7 +52,10 @@ def group_by_structure(tasks: Sequence[Task]) -> list[list[Task]]:
 
 
 def structure(task: Task) -> tuple[object, ...]:
-    """What tasks must have in common to stack; hashable."""
-    leaves, treedef = jax.tree.flatten(task.numbers)
+    """What tasks must have in common to stack; hashable.
+
+    The shapes of the data too: one data set may be carved into splits of other sizes.
+    """
+    leaves, treedef = jax.tree.flatten((task.numbers, task.data))
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     return task.problem, treedef, shapes

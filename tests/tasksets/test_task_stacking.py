@@ -70,6 +70,16 @@ def test_stack_names_the_first_task_of_another_structure(tasks):
         tasksets.stack([*tasks[:2], other, *tasks[2:]])
 
 
+def test_a_data_set_that_is_carved_in_two_ways_is_two_structures():
+    name = "char_rnn_language_model_family/seed0@python_docs?num_train=none"
+    usual, other = map(tasksets.get, (name, f"{name}&num_per_valid=5"))
+    assert usual.problem == other.problem
+    with pytest.raises(ValueError, match="shapes of its data"):
+        tasksets.stack([usual, other])
+    groups = tasksets.group_by_structure([usual, other, usual])
+    assert groups == [[usual, usual], [other]]
+
+
 def test_stack_refuses_nothing_and_stacks(tasks):
     with pytest.raises(ValueError, match="no tasks"):
         tasksets.stack([])
