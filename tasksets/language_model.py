@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from tasksets.initializers import InitializerNumbers, Kind, init_weight, initializer
 from tasksets.recurrent import CellNumbers, CoreConfig, TokenRnn, build_recurrent
 from tasksets.text import (
+    NUM_PER_VALID,
     TextBatch,
     TextConfig,
     TextData,
@@ -123,16 +124,16 @@ class LanguageModel(TextProblem):
 
 
 def build_language_model(
-    config: LanguageModelConfig,
+    config: LanguageModelConfig, num_per_valid: int = NUM_PER_VALID
 ) -> tuple[LanguageModel, LanguageModelNumbers, TextData]:
-    """The task of a config."""
+    """The task of a config; `num_per_valid` where the config leaves that open."""
     if config.patch_length < 2:
         raise ValueError(
             f"patch_length is at least 2, a token and the next, not {config.patch_length}"
         )
     recurrent, cell_numbers = build_recurrent(config)
     output, output_numbers = initializer(config.initializer, config.initializer_scale)
-    texts, text_numbers, data = serve_text(config)
+    texts, text_numbers, data = serve_text(config, num_per_valid)
     numbers = LanguageModelNumbers(
         cell=cell_numbers,
         output=output_numbers,

@@ -32,7 +32,7 @@ from tasksets.task import Problem, SplitName
 DrawnTexts = tuple[Int[Array, "batch"], Float[Array, "batch"]]
 
 # Documents in a validation split carved from the training text, unless a config says.
-_NUM_PER_VALID = 3000
+NUM_PER_VALID = 3000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class TextConfig:
     batch_size: int
     num_train: int | None  # documents; None: all there are
     just_train: bool  # all four splits are the training documents
-    num_per_valid: int | None = None  # documents; None: 3000, or a tenth of a small set
+    num_per_valid: int | None = None  # documents; None: as TaskSet, see `load_text`
 
 
 @dataclass(frozen=True)
@@ -170,24 +170,30 @@ class TextProblem(Problem):
         return self.texts.take(numbers.texts, data, split, drawn)
 
 
-def serve_text(config: TextConfig) -> tuple[Texts, TextNumbers, TextData]:
-    """How the documents of a config are served; raises `DataNotFoundError`."""
-    data = load_text(config.dataset, config.num_per_valid)
+def serve_text(
+    config: TextConfig, usual: int = NUM_PER_VALID
+) -> tuple[Texts, TextNumbers, TextData]:
+    """How the documents of a config are served; raises `DataNotFoundError`.
+
+    `usual` documents are held out where the config does not say how many.
+    """
+    data = load_text(config.dataset, config.num_per_valid, usual)
     texts = Texts(data.info, config.patch_length, config.batch_size, config.just_train)
     numbers = TextNumbers(jnp.int32(data.num_train(config.num_train)))
     return texts, numbers, data
 
 
-def load_text(name: str, num_per_valid: int | None = None) -> TextData:
+def load_text(
+    name: str, num_per_valid: int | None = None, usual: int = NUM_PER_VALID
+) -> TextData:
     """The corpus on the device: loaded at the first call, the same arrays after.
 
-    Each validation split that is carved from training documents has `num_per_valid`
-    (None: 3000) of them, as in TaskSet, but at most a tenth of all: TaskSet has no
-    corpus as small as those.
+    Each split that is carved from training documents has `num_per_valid` of them. None:
+    `usual` ones, as in TaskSet, or a tenth of a corpus so small that this would leave
+    none to train on; TaskSet has no such corpus.
     """
     text_name = read_text_name(name)
-    found = corpora.locate(text_name)
-    return _load(text_name, found, num_per_valid or _NUM_PER_VALID)
+    return _load(text_name, corpora.locate(text_name), num_per_valid, usual)
 
 
 class _Corpus(NamedTuple):
@@ -198,10 +204,16 @@ class _Corpus(NamedTuple):
 
 
 @recent(kept=2)
-def _load(name: TextName, found: Prepared | None, num_per_valid: int) -> TextData:
+def _load(
+    name: TextName, found: Prepared | None, num_per_valid: int | None, usual: int
+) -> TextData:
     corpus = _read(name, found)
     sizes = {split: len(part.lengths) for split, part in corpus.splits.items()}
-    parts = carve(sizes, min(num_per_valid, sizes["train"] // 10), str(name))
+    if num_per_valid is None:
+        num_carved = 3 - len(sizes.keys() & {"validation", "test"})
+        leaves_some = num_carved * usual < sizes["train"]
+        num_per_valid = usual if leaves_some else sizes["train"] // 10
+    parts = carve(sizes, num_per_valid, str(name))
 
     def split(part: Part) -> TextSplit:
         stored = corpus.splits[part.source]

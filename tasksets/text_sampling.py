@@ -77,11 +77,8 @@ def byte_text(rng: RandomState) -> dict[str, Any]:
 
 
 def word_text(rng: RandomState) -> dict[str, Any]:
-    """The same for subwords, with more documents held out."""
-    return {
-        **_language_model_text(rng, "subwords8k", longest=256),
-        "num_per_valid": 10000,
-    }
+    """The same for subwords."""
+    return _language_model_text(rng, "subwords8k", longest=256)
 
 
 def _language_model_text(

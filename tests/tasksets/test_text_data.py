@@ -248,6 +248,48 @@ def test_a_small_corpus_holds_out_a_tenth(fake_prepared):
     assert text.load_text("imdb_reviews").size("inner_valid") == 4
 
 
+@pytest.fixture
+def large_reviews(monkeypatch):
+    """As many documents as imdb_reviews has, of one token each."""
+
+    def read(name, found):
+        ones, zeros = np.ones(25000, np.int32), np.zeros(25000, np.int32)
+        split = corpora.Tokens(np.zeros(25000, np.uint8), ones, zeros)
+        splits = {"train": split, "test": split}
+        starts = dict.fromkeys(splits, np.arange(25000, dtype=np.int32))
+        info = TextInfo(str(name), name.encoding, 257, 2)
+        return text._Corpus(jnp.zeros(50000, jnp.uint8), starts, splits, info)
+
+    monkeypatch.setattr(text, "_read", read)
+    monkeypatch.setattr(corpora, "locate", lambda name: None)
+    text._load.cache_clear()
+    yield
+    text._load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("char_rnn_language_model_family/seed0@imdb_reviews/bytes", (3000, 19000)),
+        ("word_rnn_language_model_family/seed0@imdb_reviews/subwords8k", (10000, 5000)),
+        ("rnn_text_classification_family/seed0", (3000, 19000)),
+        ("FixedTextRNNClassification_imdb_patch32_GRU128_bs128", (3000, 19000)),
+        ("rnn_text_classification_family/seed0?num_per_valid=12000", (12000, 1000)),
+    ],
+)
+def test_as_many_documents_are_held_out_as_in_taskset(large_reviews, name, sizes):
+    data, (held_out, left) = tasksets.get(name).data, sizes
+    found = [data.size(split) for split in ("inner_valid", "outer_valid", "train")]
+    assert found == [held_out, held_out, left]
+
+
+def test_a_number_that_was_asked_for_is_not_cut_to_what_there_is(fake_prepared):
+    write_reviews(fake_prepared, {"train": 40, "test": 10})
+    assert text.load_text("imdb_reviews", num_per_valid=19).size("train") == 2
+    with pytest.raises(ValueError, match="too few to take 20"):
+        text.load_text("imdb_reviews", num_per_valid=20)
+
+
 def test_articles_of_wikipedia_are_split_whole_into_paragraphs(fake_prepared):
     features = fake_prepared.tfds.features
     paragraph = "article {0} paragraph {1}"
