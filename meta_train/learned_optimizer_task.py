@@ -30,6 +30,7 @@ from meta_train.truncation import Truncation
 from tasksets import Family, Problem, Task
 from tasksets.task import SplitName
 
+_NAME = "lopt_pes"
 _OPTIMIZERS = ("adam", "momentum", "nadamw", "per_parameter_mlp", "scale_free")
 
 
@@ -38,7 +39,7 @@ class LoptPesConfig:
     """Every field of the family, with how it is sampled."""
 
     optimizer: str  # whose theta is trained; uniform over five
-    task: str  # what it trains; small_mlp on digits, seed U{0..9999}
+    task: str  # what it trains; small_mlp on digits, seed U{0..9999} of those allowed
     window: int  # inner steps between perturbations; round(logU(5, 20))
     num_windows: int  # of an episode; U{1..5}
     num_pairs: int  # antithetic pairs; 1, 2 or 4
@@ -46,16 +47,24 @@ class LoptPesConfig:
 
 
 def sample(seed: int) -> LoptPesConfig:
-    """The config of `seed`."""
+    """The config of `seed`; where that is for training, its inner task is too."""
     rng = np.random.RandomState(seed)
-    return LoptPesConfig(
+    config = LoptPesConfig(
         optimizer=str(rng.choice(_OPTIMIZERS)),
-        task=f"small_mlp/seed{rng.randint(10000)}@digits",
+        task=_inner_task(rng),
         window=round(np.exp(rng.uniform(np.log(5), np.log(20)))),
         num_windows=int(rng.randint(1, 6)),
         num_pairs=int(rng.choice([1, 2, 4])),
         sigma=float(np.exp(rng.uniform(np.log(0.003), np.log(0.03)))),
     )
+    if tasksets.split_of(f"{_NAME}/seed{seed}") == "train":
+        while tasksets.split_of(config.task) == "test":
+            config = dataclasses.replace(config, task=_inner_task(rng))
+    return config
+
+
+def _inner_task(rng: np.random.RandomState) -> str:
+    return f"small_mlp/seed{rng.randint(10000)}@digits"
 
 
 class LoptPesNumbers(NamedTuple):
@@ -122,5 +131,5 @@ def build(config: LoptPesConfig) -> tuple[LoptPesProblem, LoptPesNumbers, PyTree
     return problem, numbers, inner.data
 
 
-FAMILY = Family("lopt_pes", sample, build)
+FAMILY = Family(_NAME, sample, build)
 tasksets.register(FAMILY)

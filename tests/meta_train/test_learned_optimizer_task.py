@@ -71,6 +71,25 @@ def test_the_loss_is_that_of_episodes_in_units_of_the_inner_initial_loss():
     assert abs(found.mean() - wanted.mean()) < 4 * error
 
 
+def test_no_task_for_training_trains_on_a_task_for_testing():
+    inner = {"train": set(), "test": set()}
+    for seed in range(200):
+        name = f"lopt_pes/seed{seed}"
+        task = tasksets.config(name).task
+        inner[tasksets.split_of(name)].add(tasksets.split_of(task))
+    assert inner["train"] == {"train"}
+
+
+def test_the_inner_task_alone_is_drawn_again_where_it_must_be():
+    drawn = {seed: tasksets.config(f"lopt_pes/seed{seed}") for seed in (1, 2, 3)}
+    assert {seed: config.task for seed, config in drawn.items()} == {
+        1: "small_mlp/seed5192@digits",  # as first drawn
+        2: "small_mlp/seed6751@digits",  # not seed2575, which is for testing
+        3: "small_mlp/seed1688@digits",  # a task for testing may train on any
+    }
+    assert drawn[2].window == 5 and drawn[2].num_windows == drawn[2].num_pairs == 4
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "scale_free"])
 def test_a_task_of_the_family_trains_with_an_optax_optimizer(optimizer):
     name = f"lopt_pes/seed0?optimizer={optimizer}&window=5&num_windows=2&num_pairs=2"
