@@ -11,6 +11,10 @@ the config names. Among the seeds 0 to 1199; a test finds them anew.
 gradient that is not finite at the start. For `nvp_family` among the seeds 0 to 199, by
 `python -m benchmarks.finite_starts`; for the others among those that
 `python -m benchmarks.small_suite` tries, and the seeds 0 to 49 on bundled data.
+
+`_TWINS`: tasks for training that are, to the last number, a task for testing by another
+name: test functions without noise, and chains, draw nothing from their seed. Among the
+seeds 0 to 999 and the fixed tasks; a test finds them anew.
 """
 
 _DIVERGING = {
@@ -47,10 +51,18 @@ _INFINITE = {
     "word_rnn_language_model_family": "12",
 }
 
+_TWINS = {
+    "losg_tasks_family": """
+        17 42 70 126 163 219 285 291 293 335 354 389 398 432 530 584 640 658 762 797 804
+        806 840 865 866 873 923 998""",
+}
+
+TWIN = "a task for testing is the same"
 _REASONS = (
     ("most optimizers diverge before the first evaluation", _DIVERGING),
     ("its convolutions without padding leave no pixels", _NOTHING_LEFT),
     ("its loss or gradient at the start is not finite", _INFINITE),
+    (TWIN, _TWINS),
 )
 
 # root of a name -> why it is in no suite

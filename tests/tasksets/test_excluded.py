@@ -1,8 +1,15 @@
 """Why tasks are left out of suites, found anew."""
 
+from collections import defaultdict
+
+import jax
+import numpy as np
 import pytest
 
 import tasksets
+from tasksets.excluded import TWIN
+from tasksets.families import losg_tasks
+from tasksets.fixed import two_d
 from tasksets.names import parse
 
 SIZES = {"mnist": 28, "fashion_mnist": 28, "imagenet_resized/16x16": 16}
@@ -44,6 +51,33 @@ def test_every_seed_that_users_of_the_curves_found_is_excluded():
         for seed in seeds:
             reason = tasksets.EXCLUDED[f"{family}/seed{seed}"]
             assert reason == "most optimizers diverge before the first evaluation"
+
+
+def test_the_training_tasks_that_are_the_same_as_a_test_task_are_excluded():
+    drawing_nothing = (
+        losg_tasks.Surface,
+        losg_tasks.Bowl,
+        losg_tasks.DependencyChain,
+        losg_tasks.MinMaxWell,
+    )
+    alike = defaultdict(list)
+    for name in [f"losg_tasks_family/seed{i}" for i in range(1000)] + [
+        *two_d.FIXED.configs
+    ]:
+        config = tasksets.config(name)
+        kind = getattr(config.problem, "base", config.problem)
+        if isinstance(kind, drawing_nothing):
+            problem, numbers, _ = losg_tasks.build(config)
+            leaves, treedef = jax.tree.flatten(numbers)
+            values = b"".join(np.asarray(leaf).tobytes() for leaf in leaves)
+            alike[problem, treedef, values].append(name)
+    twins = set()
+    for names in alike.values():
+        splits = [tasksets.split_of(name) for name in names]
+        if "test" in splits:
+            twins |= {n for n, s in zip(names, splits, strict=True) if s == "train"}
+    listed = {name for name, reason in tasksets.EXCLUDED.items() if reason == TWIN}
+    assert listed == twins and len(twins) == 28
 
 
 def test_an_excluded_task_is_in_no_suite_and_can_still_be_asked_for():
