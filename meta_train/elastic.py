@@ -194,40 +194,42 @@ def train(
             "a run with workers does not evaluate theta meanwhile; leave out "
             "--proxy-every, and evaluate its folder whenever you like."
         )
-    run.claim(config, folder, resume)
-    state = outer.start_without_lanes(
-        config.initial_theta(),
-        optimizer,
-        jax.random.key(config.seed),
-        None,
-        config.safety,
-    )
-    checkpoints = Checkpoints(folder / "checkpoints", config, Processes(), warn)
-    found = checkpoints.restore_state(state) if resume else None
-    if found is not None:
-        state = found[1]
-    update = outer.update_function(optimizer, clip=config.clip, safety=config.safety)
-    with (
-        compilation_cache_in(folder / "cache"),
-        stop_signals.watch() as stopped,
-        closing(checkpoints.writer),
-        RunLog(folder, int(state.step), warn) as log,
-    ):
-        leader = Leader(pool, update, state, groups, staleness)
-
-        def report(step: int, metrics: dict[str, float], timing: Timing) -> None:
-            log.write(step, metrics, timing)
-            on_progress(run.Progress(step, config.outer_steps, metrics, timing))
-
-        reason = _lead(
-            config, leader, pool, checkpoints, report, deadline, stopped, warn
+    with run.claimed(config, folder, resume, warn):
+        state = outer.start_without_lanes(
+            config.initial_theta(),
+            optimizer,
+            jax.random.key(config.seed),
+            None,
+            config.safety,
         )
-        checkpoints.save_last(leader, {})
-    step, average = int(leader.state.step), leader.state.average
-    result = run.Result(average, step, reason == FINISHED, reason, folder)
-    how = f"--elastic {pool.size} --staleness {staleness}"
-    save_theta(config, folder / "theta", average, step, how=how)
-    return result
+        checkpoints = Checkpoints(folder / "checkpoints", config, Processes(), warn)
+        found = checkpoints.restore_state(state) if resume else None
+        if found is not None:
+            state = found[1]
+        update = outer.update_function(
+            optimizer, clip=config.clip, safety=config.safety
+        )
+        with (
+            compilation_cache_in(folder / "cache"),
+            stop_signals.watch() as stopped,
+            closing(checkpoints.writer),
+            RunLog(folder, int(state.step), warn) as log,
+        ):
+            leader = Leader(pool, update, state, groups, staleness)
+
+            def report(step: int, metrics: dict[str, float], timing: Timing) -> None:
+                log.write(step, metrics, timing)
+                on_progress(run.Progress(step, config.outer_steps, metrics, timing))
+
+            reason = _lead(
+                config, leader, pool, checkpoints, report, deadline, stopped, warn
+            )
+            checkpoints.save_last(leader, {})
+        step, average = int(leader.state.step), leader.state.average
+        result = run.Result(average, step, reason == FINISHED, reason, folder)
+        how = f"--elastic {pool.size} --staleness {staleness}"
+        save_theta(config, folder / "theta", average, step, how=how)
+        return result
 
 
 def _copy(theta: Any) -> Any:

@@ -1,6 +1,7 @@
 """One meta-training run in one folder, which can be stopped at any instant and resumed.
 
 folder/config.json       the config
+folder/lock              says which process has the folder; see `folder_lock`
 folder/metrics.jsonl     one line per outer step; the same with and without a stop
 folder/groups.jsonl      one line per group that ended; likewise
 folder/timing.jsonl      seconds and inner steps per second, which never are the same
@@ -22,7 +23,7 @@ from typing import Any
 
 import jax
 
-from meta_train import outer, stop_signals
+from meta_train import folder_lock, outer, stop_signals
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
 from meta_train.devices import compilation_cache_in, lane_mesh
@@ -98,6 +99,7 @@ def train(
 
     Raises:
       FileExistsError: the folder holds a run and ``resume`` is False.
+      FolderInUseError: another process is training in the folder.
       ValueError: the folder holds a run of another config; names the fields.
       CheckpointError: there are checkpoints, but none is usable; or the last one of this
         run could not be written (those before it may fail).
@@ -113,9 +115,8 @@ def train(
     processes = Processes()
     late = lambda: deadline is not None and time.monotonic() > deadline
     first = processes.index == 0
-    if first:
-        claim(config, folder, resume)
     with (
+        claimed(config, folder, resume, warn) if first else nullcontext(),
         compilation_cache_in(folder / "cache"),
         stop_signals.watch() as stopped,
         _begun(
@@ -136,10 +137,9 @@ def train(
             if run.begun:
                 run.checkpoints.save_last(run.engine, run.groups.totals)
             step, average = run.step, run.engine.state.average
-    result = Result(average, step, reason == FINISHED, reason, folder)
-    if first:
-        save_theta(config, folder / "theta", average, step)
-    return result
+        if first:
+            save_theta(config, folder / "theta", average, step)
+    return Result(average, step, reason == FINISHED, reason, folder)
 
 
 @contextmanager
@@ -217,8 +217,17 @@ def _selection(
     return Selection(config, folder, step, processes.index == 0, warn)
 
 
-def claim(config: TrainConfig, folder: Path, resume: bool) -> None:
-    """Make the folder this config's, or say why it cannot be."""
+@contextmanager
+def claimed(
+    config: TrainConfig, folder: Path, resume: bool, warn: Callable[[str], None]
+) -> Iterator[None]:
+    """The folder as this config's and this process's, or say why it cannot be."""
+    with folder_lock.held(folder, warn):
+        _claim(config, folder, resume)
+        yield
+
+
+def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
     path = folder / "config.json"
     if path.exists():
         if not resume:
@@ -233,7 +242,6 @@ def claim(config: TrainConfig, folder: Path, resume: bool) -> None:
                 + "\n  ".join(differences)
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
     config.save(path)
 
 
