@@ -99,11 +99,17 @@ class TrainConfig:
         counts = ["num_tasks", "tasks_per_group", "num_pairs", "outer_steps"]
         if self.groups_in_flight is not None:
             counts.append("groups_in_flight")
+        if self.lane_batch is not None:
+            counts.append("lane_batch")
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}."
                 )
+        if self.groups_in_flight is None:
+            self._refuse_unused("tasks_per_group", "without groups_in_flight")
+        else:
+            self._refuse_unused("num_tasks", "with groups_in_flight")
         if self.frozen_rule and self.optimizer != "celo":
             raise ValueError(
                 f"frozen_rule is for the optimizer celo, not for {self.optimizer}."
@@ -120,6 +126,11 @@ class TrainConfig:
                     f"bootstrap_every must be in 1 to {self.outer_steps - 1}, less than "
                     f"outer_steps; got {self.bootstrap_every}."
                 )
+
+    def _refuse_unused(self, name: str, where: str) -> None:
+        """Raise ValueError for a field that does nothing, but was set."""
+        if getattr(self, name) != getattr(TrainConfig, name):
+            raise ValueError(f"{name} does nothing {where}; leave it out.")
 
     def learned_optimizer(self) -> LearnedOptimizer:
         """The optimizer in training."""

@@ -160,6 +160,20 @@ class Leader:
         )
 
 
+def contributions(config: TrainConfig) -> int:
+    """How many contributions make an outer step.
+
+    Raises:
+      ValueError: it is no config for workers that come and go.
+    """
+    if config.proxy.proxy_every is not None:
+        raise ValueError(
+            "a run with workers does not evaluate theta meanwhile; leave out "
+            "--proxy-every, and evaluate its folder whenever you like."
+        )
+    return require_changing_groups(config)
+
+
 def train(
     config: TrainConfig,
     folder: Path,
@@ -188,12 +202,7 @@ def train(
       warn: told about anything unusual, such as workers of which nothing is heard.
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
-    groups, optimizer = require_changing_groups(config), config.outer()
-    if config.proxy.proxy_every is not None:
-        raise ValueError(
-            "a run with workers does not evaluate theta meanwhile; leave out "
-            "--proxy-every, and evaluate its folder whenever you like."
-        )
+    groups, optimizer = contributions(config), config.outer()
     with run.claimed(config, folder, resume, warn):
         state = outer.start_without_lanes(
             config.initial_theta(),

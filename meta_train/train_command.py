@@ -8,11 +8,12 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from meta_train import display, elastic, evaluate_display, processes, run, worker
+from meta_train import display, elastic, evaluate_display, processes, run
 from meta_train.devices import compilation_cache_in
 from meta_train.durations import budget
 from meta_train.evaluate import OutOfTimeError, suites
@@ -61,7 +62,18 @@ def _check(command: "Train") -> None:
                 "--elastic is for workers that come and go, --distributed and "
                 "--coordinator for processes that stay; choose one."
             )
-        worker.require_changing_groups(command.config)
+        elastic.contributions(command.config)
+    _refuse_unused(
+        command,
+        ("num_processes", "process_id"),
+        several,
+        "--coordinator or --distributed",
+    )
+    workers = ("staleness", "ray_address", "worker_cpus", "worker_gpus")
+    _refuse_unused(command, workers, command.elastic is not None, "--elastic")
+    evaluation = ("evaluation_budget",)
+    _refuse_unused(command, evaluation, bool(command.then_evaluate), "--then-evaluate")
+    _refuse_unused(command, evaluation, bool(command.time_budget), "--time-budget")
     if command.then_evaluate:
         if several:
             raise ValueError(
@@ -69,6 +81,17 @@ def _check(command: "Train") -> None:
             )
         if command.then_evaluate not in suites.suite_names():
             raise UnknownNameError("suite", command.then_evaluate, suites.suite_names())
+
+
+def _refuse_unused(
+    command: "Train", names: Sequence[str], used: bool, without: str
+) -> None:
+    """Raise ValueError for an option that does nothing without another one."""
+    for name in names:
+        if not used and getattr(command, name) != getattr(type(command), name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} does nothing without {without}."
+            )
 
 
 def _with_processes(command: "Train", seconds: float | None) -> run.Result | None:

@@ -285,7 +285,7 @@ def test_where_no_worker_is_heard_of_somebody_is_told_and_the_budget_holds(
 
 
 def test_groups_that_stay_and_negative_staleness_are_errors(tmp_path):
-    standing = dataclasses.replace(CONFIG, groups_in_flight=None)
+    standing = dataclasses.replace(CONFIG, groups_in_flight=None, tasks_per_group=16)
     with pytest.raises(ValueError, match="--groups-in-flight"):
         Worker(standing, 0, None)
     with pytest.raises(ValueError, match="--groups-in-flight"):

@@ -97,6 +97,17 @@ def test_an_evaluation_that_had_no_time_says_how_to_go_on(
             [*_THEN, "--time-budget", "1m", "--evaluation-budget", "60s"],
             "leaves nothing",
         ),
+        (["--num-processes", "2"], "--num-processes does nothing without --coord"),
+        (["--process-id", "0"], "--process-id does nothing without --coordinator"),
+        ([*_THEN, "--evaluation-budget", "1m"], "does nothing without --time-budget"),
+        (
+            ["--time-budget", "9m", "--evaluation-budget", "1m"],
+            "--evaluation-budget does nothing without --then-evaluate",
+        ),
+        (["--staleness", "2"], "--staleness does nothing without --elastic"),
+        (["--ray-address", "auto"], "--ray-address does nothing without --elastic"),
+        (["--worker-cpus", "2"], "--worker-cpus does nothing without --elastic"),
+        (["--worker-gpus", "0.5"], "--worker-gpus does nothing without --elastic"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_runs(
@@ -106,6 +117,16 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(
         _train(tmp_path / "new", *words)
     assert sentence in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "new").exists()
+
+
+def test_workers_with_evaluations_are_refused_before_there_are_any(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(train_command, "RayPool", None)
+    words = ["--elastic", "2", "--groups-in-flight", "2", "--proxy-every", "5"]
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--folder", str(tmp_path / "new"), *words])
+    assert "leave out --proxy-every" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow
