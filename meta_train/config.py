@@ -69,7 +69,8 @@ class TrainConfig:
     sigma: float = 0.03
     """Standard deviation of the perturbations of theta."""
     loss_cap: float = 2.0
-    """Outer losses count at most this much; 1 is a task's initial loss, 0 its best."""
+    """Outer losses count at most this much, after end_emphasis has weighted them; without
+    that, 1 is a task's initial loss and 0 its best."""
     train_weight: float = 0.0
     """Share of the training loss in the outer loss, 0 to 1."""
     end_emphasis: float = 0.0

@@ -92,8 +92,10 @@ class Processes:
         """
         if len(slots) < self.count:
             raise ValueError(
-                f"{self.count} processes cannot share {len(slots)} groups; "
-                f"groups_in_flight must be at least {self.count}."
+                f"{self.count} processes cannot share {len(slots)} groups. Groups that "
+                "stay are as many as the structures among the tasks; those that change, "
+                f"as many as groups_in_flight. Have at least {self.count}, or start at "
+                f"most {len(slots)} processes."
             )
         return [slot for slot in slots if slot % self.count == self.index]
 

@@ -29,7 +29,10 @@ def items(suite: str, num_tasks: int | None = None) -> tuple[Item, ...]:
 
     Raises:
       LookupError: there is no such suite; the message has the nearest.
+      ValueError: none of its tasks are asked for.
     """
+    if num_tasks is not None and num_tasks < 1:
+        raise ValueError(f"the number of tasks must be at least 1, not {num_tasks}.")
     if suite in _LISTED:
         text = (files("meta_train.evaluate") / "suites" / f"{suite}.txt").read_text()
         found = tuple(Item(name) for name in text.split())

@@ -76,6 +76,8 @@ def test_every_optimizer_that_can_be_trained_is_listed(capsys):
         (["tasks", "show", "small_mpl/seed3"], "small_mlp"),
         (["tasks", "list", "--suite", "digit"], "digits"),
         (["evaluate", "scale_fre"], "scale_fre"),
+        (["evaluate", "adam:lr=0.1", "--num-tasks", "0"], "at least 1, not 0"),
+        (["evaluate", "adam:lr=0.1", "--num-tasks", "-3"], "at least 1, not -3"),
         (["train", "--optimizer", "hierarchica"], "hierarchical"),
         (["train", "--time-budget", "nine"], "is no duration"),
         (["train", "--elastic", "2"], "--groups-in-flight"),

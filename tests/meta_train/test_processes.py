@@ -142,7 +142,7 @@ def test_more_processes_than_groups_is_an_error(monkeypatch):
 
     processes = Processes()
     monkeypatch.setattr(processes, "count", 4)
-    with pytest.raises(ValueError, match="at least 4"):
+    with pytest.raises(ValueError, match="structures among the tasks.*at least 4"):
         processes.share(range(3))
     monkeypatch.setattr(processes, "index", 1)
     assert processes.share(range(7)) == [1, 5]
