@@ -76,7 +76,7 @@ class Update(NamedTuple):
     """
 
     metrics: dict[str, float]
-    inner_steps: int
+    inner_steps: float
     waited: float
     replaced: int
 

@@ -106,10 +106,9 @@ class Running:
         return contribution
 
     @property
-    def inner_steps(self) -> int:
-        """Optimizer steps of a window, those of all particles."""
-        estimator = self.prepared.estimator
-        return estimator.num_pairs * 2 * estimator.truncation.window
+    def inner_steps(self) -> float:
+        """Optimizer steps of an estimate, those of all particles."""
+        return self.prepared.estimator.inner_steps()
 
 
 class Engine:
@@ -182,7 +181,7 @@ class Engine:
         view = View.of(self.state)
         contributions: list[Contribution] = []
         parts: list[Part] = []
-        inner_steps = 0
+        inner_steps = 0.0
         for slot, running in self._running.items():
             group = running.prepared.group
             running.set_windows(self._groups.windows(group, self._step))

@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
 
 
@@ -68,6 +69,11 @@ class Truncation:
         """Windows in the longest episode."""
         return self.max_horizon // self.window
 
+    @property
+    def mean_windows(self) -> float:
+        """Windows in an episode, on average."""
+        return _mean(self.min_horizon // self.window, self.max_windows)
+
     def draw(self, key: PRNGKeyArray) -> Int[Array, ""]:
         """Length of a new episode, in windows."""
         return _log_uniform(key, self.min_horizon // self.window, self.max_windows)
@@ -103,6 +109,11 @@ class Episodes:
     max_windows: Int[ArrayLike, ""]
     stagger: bool = True
 
+    @property
+    def mean_windows(self) -> float:
+        """Windows in an episode, on average; the bounds must be known."""
+        return _mean(int(self.min_windows), int(self.max_windows))
+
     def draw(self, key: PRNGKeyArray) -> Int[Array, ""]:
         """Length of a new episode, in windows."""
         return _log_uniform(key, self.min_windows, self.max_windows)
@@ -122,6 +133,12 @@ def _log_uniform(
         key, (), minval=jnp.log(low), maxval=jnp.log(high + 1)
     )
     return jnp.clip(jnp.exp(log_length).astype(jnp.int32), low, high)
+
+
+def _mean(low: int, high: int) -> float:
+    """Of what `_log_uniform` draws."""
+    n = np.arange(low, high + 1)
+    return float(n @ np.log((n + 1) / n) / np.log((high + 1) / low))
 
 
 def _uniform(key: PRNGKeyArray, most: Int[Array, ""]) -> Int[Array, ""]:

@@ -52,7 +52,7 @@ class Delivery(NamedTuple):
       rollbacks: as told with it.
       contribution: of its group, as numpy arrays; None from a worker that has just
         begun, and was getting its first group ready.
-      inner_steps: optimizer steps of the window.
+      inner_steps: optimizer steps of the estimate.
       waited: seconds spent waiting for a group that was not ready in time.
       replaced: whether a group made room for the next.
     """
@@ -61,7 +61,7 @@ class Delivery(NamedTuple):
     version: int
     rollbacks: int
     contribution: Contribution | None
-    inner_steps: int = 0
+    inner_steps: float = 0.0
     waited: float = 0.0
     replaced: bool = False
 

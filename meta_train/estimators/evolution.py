@@ -71,7 +71,8 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
       truncation: episode lengths in windows; as `Episodes` they are leaves.
       num_pairs: antithetic pairs, one lane each; a multiple of the number of devices.
       sigma: standard deviation of the perturbations, > 0.
-      loss_cap: losses above it, and non-finite ones, count as this much, so a diverged
+      loss_cap: losses above it, and non-finite ones, count as this much, whatever weights
+        the system gave them (`InnerTraining.end_emphasis`); so a diverged
         particle pushes theta away from divergence while its partner is finite, and a
         pair that diverged on both sides contributes nothing. The target is then the
         gradient of the capped loss. Without a cap, a step at which either member is
@@ -90,6 +91,7 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
     mesh: Mesh | None = None
 
     particles = 2  # per lane
+    unrolled = 2  # of a lane, through every window
     whole_episodes = False  # whether one estimate is one episode
 
     def init(self, theta: Theta, key: PRNGKeyArray) -> Lane:
@@ -119,6 +121,14 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
         variance = metrics.pop("delta_square") - jnp.square(metrics.pop("delta"))
         metrics["delta_std"] = jnp.sqrt(jnp.maximum(variance, 0.0))
         return Estimate(unravel(grad), metrics["loss"], metrics), state
+
+    def inner_steps(self) -> float:
+        """Steps of the system in an estimate, those of all particles.
+
+        Where an estimate is an episode, and their lengths differ, the mean over lengths.
+        """
+        windows = self.truncation.mean_windows if self.whole_episodes else 1
+        return self.num_pairs * self.unrolled * self.truncation.window * windows
 
     @abc.abstractmethod
     def _window(

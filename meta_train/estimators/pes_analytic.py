@@ -50,7 +50,7 @@ class PESAnalytic(EvolutionStrategy):
     window, and the whole lane counts as guarded.
     """
 
-    particles = 3
+    particles = unrolled = 3
 
     def _window(
         self, theta: Perturbable, lane: Lane, key: PRNGKeyArray
@@ -70,7 +70,7 @@ class PESAnalyticPair(EvolutionStrategy):
     Gradients that are not finite are dealt with as in `PESAnalytic`.
     """
 
-    particles = 3
+    particles = unrolled = 3
 
     def _window(
         self, theta: Perturbable, lane: Lane, key: PRNGKeyArray

@@ -25,6 +25,7 @@ class TruncatedES(EvolutionStrategy):
     """Truncated evolution strategies; see the module docstring."""
 
     particles = 1
+    unrolled = 3
 
     def _window(
         self, theta: Perturbable, lane: Lane, key: PRNGKeyArray

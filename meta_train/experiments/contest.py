@@ -18,7 +18,6 @@ from jaxtyping import Float, PRNGKeyArray
 
 from meta_train import surface
 from meta_train.devices import compiler_options
-from meta_train.estimators import TruncatedES
 from meta_train.experiments.descent import descend
 from meta_train.system import AroundSystem, System, Theta
 
@@ -98,9 +97,7 @@ def inner_steps(estimator: Any) -> int:
     steps = truncation.max_horizon if whole else truncation.window
     if not hasattr(estimator, "num_pairs"):
         return estimator.num_lanes * steps
-    # Truncated ES runs a third particle, at theta itself, to carry on from.
-    particles = 3 if isinstance(estimator, TruncatedES) else estimator.particles
-    return estimator.num_pairs * particles * steps
+    return estimator.num_pairs * estimator.unrolled * steps
 
 
 def meta_losses(

@@ -545,3 +545,29 @@ def test_the_noise_ratio_is_near_one_whatever_the_estimator(make):
 def test_an_interval_of_no_window_is_an_error():
     with pytest.raises(ValueError, match="interval must be at least 1 window, got 0"):
         GPES(Linear(), Truncation.constant(4, 2), 1, interval=0)
+
+
+@pytest.mark.parametrize(
+    ("cls", "steps"),
+    [
+        (PES, 2 * 4),
+        (GPES, 2 * 4),
+        (NRES, 2 * 4),
+        (TruncatedES, 3 * 4),
+        (PESAnalytic, 3 * 4),
+        (PESAnalyticPair, 3 * 4),
+        (FullES, 2 * 12),
+    ],
+)
+def test_an_estimate_counts_the_steps_that_its_particles_take(cls, steps):
+    estimator = cls(Linear(), Truncation.constant(12, 4, stagger=False), num_pairs=5)
+    assert estimator.inner_steps() == pytest.approx(5 * steps)
+
+
+def test_the_steps_of_whole_episodes_are_counted_on_average():
+    truncation = Truncation.log_uniform(4, 40, 4, stagger=False)
+    estimator = FullES(Linear(), truncation, num_pairs=4000)
+    lanes = estimator.init(jnp.float32(0.0), jax.random.key(0))
+    _, lanes = estimator.estimate(jnp.float32(0.0), lanes, jax.random.key(1))
+    taken = 2 * 4 * int(jnp.sum(lanes.window))
+    assert estimator.inner_steps() == pytest.approx(taken, rel=0.05)

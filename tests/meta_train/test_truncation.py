@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from meta_train.truncation import Truncation
+from meta_train.truncation import Episodes, Truncation
 
 KEYS = jax.random.split(jax.random.key(0), 20_000)
 
@@ -21,6 +21,9 @@ def test_log_uniform_horizons_have_log_uniform_mass():
     share = np.bincount(lengths, minlength=9)[1:] / len(lengths)
     n = np.arange(1, 9)
     np.testing.assert_allclose(share, np.log1p(1 / n) / np.log(9), atol=0.012)
+    assert truncation.mean_windows == pytest.approx(lengths.mean(), rel=0.01)
+    assert Episodes(10, 1, 8).mean_windows == truncation.mean_windows
+    assert Truncation.constant(100, 20).mean_windows == pytest.approx(5)
 
 
 def test_the_first_episode_is_cut_uniformly():
