@@ -188,11 +188,14 @@ class Checkpoints:
     def restore_lanes(self, found: Found, engine: Engine) -> dict[int, Lanes]:
         """Lanes for an engine that is at the step of a checkpoint, by slot.
 
+        Where there are more or fewer lanes in a group than there were, as on another
+        number of devices, they begin anew; a warning says so.
+
         Raises:
           CheckpointError: the checkpoint has other groups in flight, or other tasks in
             them: the data sets or the package are not what they were.
         """
-        lanes = {}
+        lanes, others = {}, {}
         for slot, now in _describe(engine.in_flight).items():
             if now["born"] == found.step:
                 continue  # it has not begun
@@ -206,8 +209,20 @@ class Checkpoints:
                         f"would be {now}: the data sets on this machine, or this "
                         "package, have changed since."
                     )
-                like = engine.lanes[int(slot)]
-                lanes[int(slot)] = stored.load(f"group{slot}", like)
+                like, group = engine.lanes[int(slot)], f"group{slot}"
+                were = stored.leading_axis(group)
+                if were != engine.in_flight[int(slot)].estimator.num_pairs:
+                    others[int(slot)] = were
+                else:
+                    lanes[int(slot)] = stored.load(group, like)
+        if others:
+            slot, were = next(iter(others.items()))
+            self._warn(
+                f"the lanes of {len(others)} groups begin anew: a group had {were} "
+                f"antithetic pairs when the checkpoint of step {found.step} was written, "
+                f"and has {engine.in_flight[slot].estimator.num_pairs} on the devices "
+                "here."
+            )
         return lanes
 
     def restore_totals(self, found: Found, engine: Engine) -> dict[int, Total]:

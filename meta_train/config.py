@@ -63,7 +63,8 @@ class TrainConfig:
 
     estimator: Literal["pes", "nres", "truncated_es", "full_es"] = "pes"
     num_pairs: int = 32
-    """Antithetic pairs over all groups; divided over groups and devices."""
+    """Antithetic pairs over all groups; divided over groups and devices, at least one for
+    each group on each device."""
     lane_batch: int | None = None
     """Pairs a device runs at once; 2 to 4 suit the larger optimizers on a CPU."""
     sigma: float = 0.03
@@ -177,7 +178,7 @@ class TrainConfig:
           slots: groups in flight, which share the pairs.
           mesh: over which lanes are spread; None for one device.
         """
-        devices = mesh.size if mesh else 1
+        devices = 1 if mesh is None else mesh.size
         low, high = map(np.int32, self.horizons.windows(0))
         # Groups that end together with their episodes are out of step by themselves.
         episodes = Episodes(
@@ -192,12 +193,16 @@ class TrainConfig:
         return ESTIMATORS[self.estimator](
             system,
             episodes,
-            num_pairs=max(1, self.num_pairs // (slots * devices)) * devices,
+            num_pairs=self.pairs_of_group(slots, devices),
             sigma=self.sigma,
             loss_cap=self.loss_cap,
             lane_batch=self.lane_batch,
             mesh=mesh,
         )
+
+    def pairs_of_group(self, slots: int, devices: int) -> int:
+        """Pairs of one of so many groups: as many on each device, and at least one."""
+        return max(1, self.num_pairs // (slots * devices)) * devices
 
     def outer(self) -> optax.GradientTransformationExtraArgs:
         """The outer optimizer; a learned one needs no learning rate."""

@@ -75,6 +75,7 @@ def train(
             resume=resume,
             time_budget=time_budget,
             on_progress=show,
+            note=lambda text: bar.console.print(text, highlight=False),
             warn=lambda text: bar.console.print(f"[yellow]warning:[/] {text}"),
         )
     metrics = run.read_metrics(folder)

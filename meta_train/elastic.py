@@ -183,6 +183,7 @@ def train(
     resume: bool = False,
     time_budget: float | None = None,
     on_progress: Callable[[run.Progress], None] = lambda progress: None,
+    note: Callable[[str], None] = lambda text: None,
     warn: Callable[[str], None] = print,
 ) -> run.Result:
     """Meta-train with workers until the config's outer steps are done.
@@ -199,10 +200,12 @@ def train(
       resume: go on from the newest good checkpoint in the folder.
       time_budget: seconds after which to stop with a checkpoint; None is no limit.
       on_progress: called once per outer step.
+      note: told what an outer step is.
       warn: told about anything unusual, such as workers of which nothing is heard.
     """
     deadline = None if time_budget is None else time.monotonic() + time_budget
     groups, optimizer = contributions(config), config.outer()
+    note(f"an outer step is the mean of {groups} contributions, from any workers")
     with run.claimed(config, folder, resume, warn):
         state = outer.start_without_lanes(
             config.initial_theta(),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from meta_train import folder_lock, outer, stop_signals
 from meta_train.checkpoint import Checkpoints
@@ -83,6 +84,7 @@ def train(
     resume: bool = False,
     time_budget: float | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    note: Callable[[str], None] = lambda text: None,
     warn: Callable[[str], None] = print,
 ) -> Result:
     """Meta-train until the config's outer steps are done.
@@ -95,6 +97,7 @@ def train(
       time_budget: seconds after which to stop with a checkpoint; None is no limit.
         SIGINT and SIGTERM end a run in the same clean way.
       on_progress: called once per outer step.
+      note: told what the config comes to on these devices.
       warn: told about anything unusual that did not stop the run.
 
     Raises:
@@ -120,7 +123,13 @@ def train(
         compilation_cache_in(folder / "cache"),
         stop_signals.watch() as stopped,
         _begun(
-            config, folder, resume, processes, lambda: bool(stopped) or late(), warn
+            config,
+            folder,
+            resume,
+            processes,
+            lambda: bool(stopped) or late(),
+            note,
+            warn,
         ) as run,
         RunLog(folder, run.step, warn) if first else nullcontext() as log,
     ):
@@ -149,6 +158,7 @@ def _begun(
     resume: bool,
     processes: Processes,
     stop: Callable[[], bool],
+    note: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Iterator[Run]:
     """The run at the step to go on from; not all of it where ``stop`` says so."""
@@ -166,6 +176,8 @@ def _begun(
     if found is not None:
         state = found[1]
     processes.require_equal("the outer step to go on from", int(state.step))
+    if processes.index == 0:
+        _tell_pairs(config, groups.slots, mesh, note, warn)
     preparation = Preparation(
         groups,
         functools.partial(config.estimator_of, slots=groups.slots, mesh=mesh),
@@ -203,6 +215,25 @@ def _begun(
             )
     finally:
         preparation.close()
+
+
+def _tell_pairs(
+    config: TrainConfig,
+    slots: int,
+    mesh: Mesh | None,
+    note: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
+    """How many pairs there are; they must divide over groups and devices."""
+    devices = 1 if mesh is None else mesh.size
+    each = config.pairs_of_group(slots, devices)
+    pairs = f"{slots * each} antithetic pairs: {slots} groups of {each}"
+    note(f"{pairs}, on {devices} devices")
+    if slots * each > config.num_pairs:
+        warn(
+            f"there are {pairs}, not {config.num_pairs}, since every group has at least "
+            f"one on each of {devices} devices."
+        )
 
 
 def _selection(

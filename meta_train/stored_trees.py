@@ -83,6 +83,12 @@ class Stored:
         if self.facts["sha256"] != _digest(stored):
             raise ValueError("it is damaged (checksum mismatch)")
 
+    def leading_axis(self, piece: str) -> int:
+        """How long the first axis of a tree's leaves is."""
+        kinds = self.facts["leaves"].items()
+        shapes = [shape for name, (_, shape) in kinds if name.startswith(f"{piece}/")]
+        return shapes[0][0]
+
     def load(self, piece: str, like: Any) -> Any:
         """A tree with the structure, dtypes and shardings of another.
 

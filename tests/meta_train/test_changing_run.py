@@ -19,6 +19,7 @@ from meta_train import (
     CheckpointError,
     TaskMix,
     Truncation,
+    devices,
     group_log,
     preparation,
     run,
@@ -191,6 +192,28 @@ def test_a_group_whose_tasks_changed_since_is_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(CheckpointError, match="have changed since"):
         run.train(config, tmp_path, resume=True)
+
+
+def test_on_other_devices_a_run_goes_on_with_new_lanes_and_says_so(
+    tmp_path, monkeypatch
+):
+    stop = lambda progress: (
+        os.kill(os.getpid(), signal.SIGTERM) if progress.step == 3 else None
+    )
+    config = dataclasses.replace(CONFIG, num_pairs=6)
+    notes, warnings = [], []
+    tell = {"note": notes.append, "warn": warnings.append}
+    stopped = run.train(config, tmp_path, on_progress=stop, **tell)
+    assert notes == ["6 antithetic pairs: 2 groups of 3, on 1 devices"]
+    assert not warnings
+    monkeypatch.setattr(run, "lane_mesh", devices.lane_mesh)  # eight
+    assert run.train(config, tmp_path, resume=True, **tell).finished
+    assert notes[1] == "16 antithetic pairs: 2 groups of 8, on 8 devices"
+    assert "not 6" in warnings[0]
+    assert "begin anew: a group had 3 antithetic pairs" in warnings[1]
+    assert f"step {stopped.outer_steps}" in warnings[1] and "has 8" in warnings[1]
+    steps = run.read_metrics(tmp_path)["step"]
+    np.testing.assert_array_equal(steps, np.arange(1, 15))
 
 
 def test_an_error_in_the_background_ends_the_run_with_its_message(tmp_path):
