@@ -57,6 +57,10 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+class DisagreementError(ValueError):
+    """The processes were not told the same, or do not see the same."""
+
+
 class Processes:
     """The processes of a run, seen from one of them; alone where nobody connected.
 
@@ -129,13 +133,14 @@ class Processes:
         """Whether it holds in any process; all of them must call this."""
         return bool(np.any(self._gathered(condition)))
 
-    def require_equal(self, name: str, number: int) -> None:
-        """Raise RuntimeError unless all processes call this with the same number."""
+    def require_equal(self, name: str, number: int, advice: str) -> None:
+        """Raise DisagreementError unless all processes call this with the same number."""
         numbers = self._gathered(number)
         if np.any(numbers != number):
-            raise RuntimeError(
-                f"the processes disagree about {name}: {numbers.tolist()}; do they "
-                "see the same run folder?"
+            alike = [int(np.sum(numbers == other)) for other in np.unique(numbers)]
+            raise DisagreementError(
+                f"the {self.count} processes disagree about {name} ("
+                f"{', '.join(f'{n} alike' for n in alike)}): {advice}"
             )
 
     def _gathered(self, number: int) -> Int[np.ndarray, "processes"]:

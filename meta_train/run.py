@@ -16,6 +16,7 @@ folder/report.html       all of it to look at; `report.write` makes it, at any t
 import dataclasses
 import functools
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
@@ -107,6 +108,7 @@ def train(
       CheckpointError: there are checkpoints, but none is usable; or the last one of this
         run could not be written (those before it may fail).
       LookupError: an unknown suite, or tasks whose data are not on this machine.
+      DisagreementError: other processes have another config, or see another folder.
       ProcessLostError: another process of the run is gone; start all of them again, as
         many as there are now, with ``resume``.
 
@@ -118,7 +120,14 @@ def train(
     processes = Processes()
     late = lambda: deadline is not None and time.monotonic() > deadline
     first = processes.index == 0
+    # Told apart, they would train along, each in its own way.
+    config_hash = zlib.crc32(config.text().encode()) >> 1  # for an int32
+    with _naming_lost_processes(processes):
+        processes.require_equal(
+            "the config", config_hash, "start all of them with the same command."
+        )
     with (
+        _naming_lost_processes(processes),
         claimed(config, folder, resume, warn) if first else nullcontext(),
         compilation_cache_in(folder / "cache"),
         stop_signals.watch() as stopped,
@@ -141,11 +150,10 @@ def train(
                 log.write(number, metrics, timing)
                 on_progress(Progress(number, config.outer_steps, metrics, timing))
 
-        with _naming_lost_processes(processes):
-            reason = outer_loop(run, report, deadline, stopped)
-            if run.begun:
-                run.checkpoints.save_last(run.engine, run.groups.totals)
-            step, average = run.step, run.engine.state.average
+        reason = outer_loop(run, report, deadline, stopped)
+        if run.begun:
+            run.checkpoints.save_last(run.engine, run.groups.totals)
+        step, average = run.step, run.engine.state.average
         if first:
             save_theta(config, folder / "theta", average, step)
     return Result(average, step, reason == FINISHED, reason, folder)
@@ -175,7 +183,9 @@ def _begun(
     found = checkpoints.restore_state(state) if resume else None
     if found is not None:
         state = found[1]
-    processes.require_equal("the outer step to go on from", int(state.step))
+    processes.require_equal(
+        "the outer step to go on from", int(state.step), "they see other run folders."
+    )
     if processes.index == 0:
         _tell_pairs(config, groups.slots, mesh, note, warn)
     preparation = Preparation(

@@ -9,10 +9,22 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from meta_train import Horizons, Proxy, TaskMix, TrainConfig, group_log, run, selection
+from meta_train import (
+    Horizons,
+    Proxy,
+    TaskMix,
+    TrainConfig,
+    cli,
+    engine,
+    group_log,
+    processes,
+    run,
+    selection,
+)
 
 CONFIG = TrainConfig(
     optimizer="sgd",
@@ -50,24 +62,33 @@ print("theta", hashlib.sha256(theta).hexdigest(), flush=True)
 """
 
 
-def _start(tmp_path: Path, config: TrainConfig, folder: str, count: int):
-    """Processes that train in a folder."""
-    path = tmp_path / "given.json"
-    config.save(path)
+def _start(
+    tmp_path: Path,
+    config: TrainConfig,
+    folder: str,
+    count: int,
+    last: TrainConfig | None = None,
+):
+    """Processes that train in a folder; the last one by a config of its own, if given."""
+    paths = [tmp_path / f"given{index}.json" for index in range(count)]
+    for path in paths:
+        config.save(path)
+    if last is not None:
+        last.save(paths[-1])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = [path, tmp_path / folder, tmp_path / "cache", port]
+    common = [tmp_path / folder, tmp_path / "cache", port]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return [
         subprocess.Popen(
-            [sys.executable, "-c", _WORKER, *map(str, [*common, index, count])],
+            [sys.executable, "-c", _WORKER, *map(str, [path, *common, index, count])],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for index in range(count)
+        for index, path in enumerate(paths)
     ]
 
 
@@ -137,12 +158,44 @@ def test_a_killed_process_ends_the_run_and_another_number_of_them_goes_on(
     _assert_alike(tmp_path / "killed", tmp_path / "quiet")
 
 
-def test_more_processes_than_groups_is_an_error(monkeypatch):
-    from meta_train.processes import Processes
+@pytest.mark.slow
+def test_a_process_of_another_config_ends_the_run_before_it_began(tmp_path):
+    other = dataclasses.replace(CONFIG, sigma=0.5)
+    workers = _start(tmp_path, CONFIG, "run", 2, last=other)
+    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert all("disagree about the config" in output for output in outputs), outputs
+    assert all(worker.returncode == 1 for worker in workers)
+    assert not (tmp_path / "run").exists()
 
-    processes = Processes()
-    monkeypatch.setattr(processes, "count", 4)
+
+def test_the_command_line_says_in_one_sentence_that_configs_differ(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        processes.Processes, "_gathered", lambda self, n: np.array([n, n, n + 1])
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--folder", str(tmp_path / "new")])
+    out = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 1 and "Traceback" not in out
+    assert "disagree about the config (2 alike, 1 alike): start all" in out
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_process_lost_while_groups_are_made_ready_is_named(tmp_path, monkeypatch):
+    def lost(self, stop):
+        monkeypatch.setattr(self._processes, "count", 2)
+        raise jax.errors.JaxRuntimeError("connection reset by peer")
+
+    monkeypatch.setattr(engine.Engine, "begin", lost)
+    with pytest.raises(processes.ProcessLostError, match="process 0 of 2"):
+        run.train(CONFIG, tmp_path)
+
+
+def test_more_processes_than_groups_is_an_error(monkeypatch):
+    them = processes.Processes()
+    monkeypatch.setattr(them, "count", 4)
     with pytest.raises(ValueError, match="structures among the tasks.*at least 4"):
-        processes.share(range(3))
-    monkeypatch.setattr(processes, "index", 1)
-    assert processes.share(range(7)) == [1, 5]
+        them.share(range(3))
+    monkeypatch.setattr(them, "index", 1)
+    assert them.share(range(7)) == [1, 5]
