@@ -23,7 +23,16 @@ import pretrained
 from learned_opt import Celo, CeloScheduler, CeloTheta, LearnedOptimizer
 from meta_train.bootstrap import bootstrap
 from meta_train.curriculum import Horizons, TaskMix
-from meta_train.estimators import NRES, PES, EvolutionStrategy, FullES, TruncatedES
+from meta_train.estimators import (
+    GPES,
+    NRES,
+    PES,
+    EvolutionStrategy,
+    FullES,
+    PESAnalytic,
+    PESAnalyticPair,
+    TruncatedES,
+)
 from meta_train.groups import ChangingGroups, Groups, StandingGroups
 from meta_train.inner_training import InnerTraining
 from meta_train.proxy import Proxy
@@ -35,7 +44,10 @@ T = TypeVar("T")
 
 ESTIMATORS: dict[str, type[EvolutionStrategy]] = {
     "pes": PES,
+    "pes_analytic": PESAnalytic,
+    "pes_analytic_pair": PESAnalyticPair,
     "nres": NRES,
+    "gpes": GPES,
     "truncated_es": TruncatedES,
     "full_es": FullES,
 }
@@ -61,7 +73,17 @@ class TrainConfig:
     tasks_per_group: int = 16
     """Tasks in each of those; all have one structure."""
 
-    estimator: Literal["pes", "nres", "truncated_es", "full_es"] = "pes"
+    estimator: Literal[
+        "pes",
+        "pes_analytic",
+        "pes_analytic_pair",
+        "nres",
+        "gpes",
+        "truncated_es",
+        "full_es",
+    ] = "pes"
+    gpes_interval: int | None = None
+    """With gpes: windows of an episode that share a perturbation, at least 1."""
     num_pairs: int = 32
     """Antithetic pairs over all groups; divided over groups and devices, at least one for
     each group on each device."""
@@ -101,8 +123,11 @@ class TrainConfig:
         counts = ["num_tasks", "tasks_per_group", "num_pairs", "outer_steps"]
         if self.groups_in_flight is not None:
             counts.append("groups_in_flight")
-        if self.lane_batch is not None:
-            counts.append("lane_batch")
+        counts += [
+            name
+            for name in ("lane_batch", "gpes_interval")
+            if getattr(self, name) is not None
+        ]
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -112,6 +137,8 @@ class TrainConfig:
             self._refuse_unused("tasks_per_group", "without groups_in_flight")
         else:
             self._refuse_unused("num_tasks", "with groups_in_flight")
+        if (self.estimator == "gpes") != (self.gpes_interval is not None):
+            raise ValueError("estimator 'gpes' and gpes_interval go together.")
         if self.frozen_rule and self.optimizer != "celo":
             raise ValueError(
                 f"frozen_rule is for the optimizer celo, not for {self.optimizer}."
@@ -190,6 +217,9 @@ class TrainConfig:
             train_weight=self.train_weight,
             end_emphasis=self.end_emphasis,
         )
+        special: dict[str, Any] = {}
+        if self.gpes_interval is not None:
+            special["interval"] = self.gpes_interval
         return ESTIMATORS[self.estimator](
             system,
             episodes,
@@ -198,6 +228,7 @@ class TrainConfig:
             loss_cap=self.loss_cap,
             lane_batch=self.lane_batch,
             mesh=mesh,
+            **special,
         )
 
     def pairs_of_group(self, slots: int, devices: int) -> int:
@@ -247,8 +278,10 @@ class TrainConfig:
     def parse(cls, text: str) -> "TrainConfig":
         """The config of a JSON object, such as `text` gives.
 
+        Fields that it lacks, being older than they are, have their defaults.
+
         Raises:
-          ValueError: it has a field that there is not, or lacks one; names it.
+          ValueError: it has a field that there is not; names it.
         """
         return _from_json(cls, json.loads(text))
 
@@ -294,11 +327,9 @@ def _flat(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:
 
 def _from_json(kind: type[T], values: dict[str, Any]) -> T:
     hints = typing.get_type_hints(kind)
-    odd = sorted(values.keys() ^ hints.keys())
+    odd = sorted(values.keys() - hints.keys())
     if odd:
-        raise ValueError(
-            f"the fields of a {kind.__name__} do not include, or lack: {odd}"
-        )
+        raise ValueError(f"the fields of a {kind.__name__} do not include {odd}.")
     read: dict[str, Any] = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):

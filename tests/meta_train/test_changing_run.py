@@ -24,6 +24,7 @@ from meta_train import (
     preparation,
     run,
 )
+from meta_train.config import ESTIMATORS
 from meta_train.truncation import Episodes
 
 CONFIG = dataclasses.replace(
@@ -222,11 +223,17 @@ def test_an_error_in_the_background_ends_the_run_with_its_message(tmp_path):
         run.train(dataclasses.replace(CONFIG, mix=mix), tmp_path)
 
 
-@pytest.mark.parametrize("estimator", ["nres", "full_es", "truncated_es"])
-def test_every_estimator_trains_on_changing_groups(tmp_path, estimator):
-    config = dataclasses.replace(CONFIG, estimator=estimator, outer_steps=3)
-    assert run.train(config, tmp_path).finished
-    assert np.all(np.isfinite(run.read_metrics(tmp_path)["grad_norm"]))
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_estimator_trains_on_changing_groups_and_goes_on(tmp_path, estimator):
+    interval = 2 if estimator == "gpes" else None
+    config = dataclasses.replace(
+        CONFIG, estimator=estimator, gpes_interval=interval, outer_steps=6
+    )
+    assert run.train(config, tmp_path / "unbroken").finished
+    small_runs.train_in_pieces(tmp_path / "pieces", config, every=2)
+    assert _lines(tmp_path / "pieces") == _lines(tmp_path / "unbroken")
+    metrics = run.read_metrics(tmp_path / "unbroken")
+    assert np.all(np.isfinite(metrics["grad_norm"])) and metrics["skipped"][-1] == 0
 
 
 def test_groups_of_one_structure_share_a_program(tmp_path, monkeypatch):
