@@ -112,7 +112,9 @@ class Episodes:
     @property
     def mean_windows(self) -> float:
         """Windows in an episode, on average; the bounds must be known."""
-        return _mean(int(self.min_windows), int(self.max_windows))
+        return _mean(
+            int(np.asarray(self.min_windows)), int(np.asarray(self.max_windows))
+        )
 
     def draw(self, key: PRNGKeyArray) -> Int[Array, ""]:
         """Length of a new episode, in windows."""
