@@ -15,6 +15,10 @@ Two details keep it stable far beyond the horizons it was trained on. ``scale`` 
 bounded by the tensor's size at initialisation, so relative steps cannot compound; and
 time enters only as bounded functions of progress ``t / T``.
 
+``scale`` is at least a tenth of the model's size (RMS) at initialisation, for tensors
+that start at zero. A model of nothing else, with an RMS of at most 1e-5, has no size to
+be relative to: there it is at least 0.1, which is Adam's step at a rate of 0.007.
+
 The ingredients are known: relative step sizes (You et al. 2017, LARS, 1708.03888; Metz
 et al. 2022, VeLO, 2211.09760), a nominal Adam term (Harrison et al. 2022, STAR,
 2209.11208), scale-free features with weight reparametrisation in meta-training (Moudgil
@@ -37,6 +41,8 @@ _V_RATES = (0.1, 0.001)  # second moments with decays .9, .999
 _NUM_FEATURES = 12
 _NUM_TIME = 4
 _SMALLEST = 0.1  # least scale of a tensor, in units of the whole model's
+_NOTHING = 1e-5  # a model whose RMS is at most this starts at zero
+_OF_NOTHING = 0.1  # least scale of its tensors
 
 
 class ScaleFreeTheta(NamedTuple):
@@ -115,7 +121,7 @@ class ScaleFree(Rule):
         rms_p = _rms_of(params, layout)
         rms_g = moments.rms(v_scale[1] * layout.mean(slots.v_slow), 1e-30)
         scale = jnp.minimum(rms_p, state.initial_rms)
-        scale = jnp.maximum(scale, _SMALLEST * _of_model(state.initial_rms, layout))
+        scale = jnp.maximum(scale, _smallest(state.initial_rms, layout))
 
         first, *rest = theta.layers
         time = _time_features(progress, num_steps)
@@ -158,6 +164,12 @@ def _of_model(rms: Float[Array, "tensors"], layout: Layout) -> Float[Array, ""]:
     """RMS over all parameters, from those of the tensors."""
     sizes = jnp.array(layout.sizes, jnp.float32)
     return jnp.sqrt(jnp.sum(sizes * rms**2) / jnp.maximum(jnp.sum(sizes), 1.0))
+
+
+def _smallest(initial_rms: Float[Array, "tensors"], layout: Layout) -> Float[Array, ""]:
+    """The least scale of any tensor."""
+    model = _of_model(initial_rms, layout)
+    return jnp.where(model > _NOTHING, _SMALLEST * model, _OF_NOTHING)
 
 
 def _time_features(
