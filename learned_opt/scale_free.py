@@ -8,8 +8,10 @@ answers with a correction ``d`` and a log step size ``s``:
 
 with ``scale`` the size of the tensor the parameter belongs to and ``decay`` half a cosine
 from 1 to .02. With ``d = s = 0`` this is AdamW with a relative step and a schedule, which
-is already hard to beat; training learns the rest. Rescaling the loss changes nothing,
-rescaling all weights rescales all steps.
+is already hard to beat; training learns the rest. Rescaling all weights rescales all
+steps. Rescaling the loss changes nothing (a thousandth of a step at most) as long as
+gradients are between 1e-6 and 1e18: 1e-16 is added to their mean squares, so gradients
+of 1e-8 and less count as small, and squares of those over 1e19 are infinite.
 
 Two details keep it stable far beyond the horizons it was trained on. ``scale`` is
 bounded by the tensor's size at initialisation, so relative steps cannot compound; and

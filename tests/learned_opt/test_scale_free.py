@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import pretrained
 from learned_opt import scale_free
@@ -54,3 +55,20 @@ def test_a_model_with_a_size_of_its_own_never_meets_the_size_for_zeros(monkeypat
     before = run()
     monkeypatch.setattr(scale_free, "_OF_NOTHING", 1e3)
     jax.tree.map(np.testing.assert_array_equal, run(), before)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6, 1e9, 1e17])
+def test_steps_do_not_depend_on_the_scale_of_the_loss(factor):
+    rng = np.random.default_rng(0)
+    size = lambda *shape: rng.choice([-1, 1], shape) * rng.uniform(1, 10, shape)
+    params = {"w": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}
+    history = jnp.asarray(size(20, 4, 3), jnp.float32)
+
+    def run(factor):
+        gradients = lambda params, t: {"w": factor * history[t]}
+        return steps_of(shipped(20), params, gradients, 20)["w"]
+
+    run = jax.jit(run)
+    expected = run(1.0)
+    off = 1e-3 * np.abs(expected).max()
+    np.testing.assert_allclose(run(factor), expected, rtol=0, atol=off)
