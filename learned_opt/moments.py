@@ -29,7 +29,12 @@ def toward(average: Array, x: Array, rate: Array | float) -> Array:
 
 def debias(step: Int[Array, ""], rate: Array | float) -> Float[Array, ""]:
     """``1 / (1 - (1 - rate)^step)``: what undoes the zero start after ``step >= 1``."""
-    return -1.0 / jnp.expm1(step.astype(jnp.float32) * jnp.log1p(-jnp.asarray(rate)))
+    rate = jnp.asarray(rate)
+    # Without memory log1p has no slope; of the factor itself, it is that of 1 / rate.
+    remembers = rate < 1
+    log_decay = jnp.log1p(-jnp.where(remembers, rate, 0.5))
+    factor = -1.0 / jnp.expm1(step.astype(jnp.float32) * log_decay)
+    return jnp.where(remembers, factor, jnp.where(step == 1, 2.0 - rate, 1.0))
 
 
 def rms(mean_square: Array, eps: float = 1e-12) -> Array:

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import learned_opt
+from learned_opt import moments
 
 PAIRS = {
     "sgd": (learned_opt.Sgd(0.1), optax.sgd(0.1)),
@@ -96,6 +97,39 @@ def test_without_decay_what_has_no_gradient_does_not_move(nesterov):
         for _ in range(3):
             updates, state = tx.update(zeros, state, x)
             np.testing.assert_allclose(updates, 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("b2", [0.999, 0.0])
+@pytest.mark.parametrize("above", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "kind", [learned_opt.Adam, learned_opt.Adam8p, learned_opt.NAdamW]
+)
+def test_an_average_without_memory_has_a_finite_meta_gradient(kind, above, b2):
+    optimizer = kind(0.1, b1=0.0, b2=b2)
+    theta = optimizer.init(jax.random.key(0))
+    theta = theta._replace(log_one_minus_b1=theta.log_one_minus_b1 + above)
+
+    def distance(theta):
+        tx = optimizer.transform(theta, num_steps=10)
+        x = jnp.array([1.0, -2.0, 0.0])
+        state = tx.init(x)
+        for _ in range(3):
+            updates, state = tx.update(x, state, x)
+            x = optax.apply_updates(x, updates)
+        return jnp.sum(x**2)
+
+    slopes = jax.grad(distance)(theta)
+    assert all(np.isfinite(slope) for slope in jax.tree.leaves(slopes))
+    assert slopes.log_learning_rate < 0
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_the_correction_of_an_average_has_the_slope_of_its_definition(step):
+    correction = lambda rate: moments.debias(jnp.int32(step), rate)
+    defined = lambda rate: 1 / (1 - (1 - rate) ** step)
+    for rate in (0.01, 0.5, 1.0):
+        for f, g in ((correction, defined), (jax.grad(correction), jax.grad(defined))):
+            np.testing.assert_allclose(f(rate), g(rate), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "nadamw"])
