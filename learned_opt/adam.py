@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from learned_opt import moments
+from learned_opt import checks, moments
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals
 
@@ -52,6 +52,15 @@ class Adam(Rule):
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(
+            self,
+            learning_rate="(0, inf)",
+            b1="[0, 1)",
+            b2="[0, 1)",
+            eps="(0, inf)",
+        )
 
     def init(self, key: PRNGKeyArray) -> AdamTheta:
         del key  # nothing is random

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from learned_opt import moments
+from learned_opt import checks, moments
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals, require_num_steps
 
@@ -80,6 +80,19 @@ class Adam8p(Rule):
     l2: float = 1e-7
     linear_decay: float = 0.0
     exponential_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(
+            self,
+            learning_rate="(0, inf)",
+            b1="[0, 1)",
+            b2="[0, 1)",
+            eps="(0, inf)",
+            l1="[0, inf)",
+            l2="[0, inf)",
+            linear_decay="[0, inf)",
+            exponential_decay="[0, inf)",
+        )
 
     def init(self, key: PRNGKeyArray) -> Adam8pTheta:
         del key  # nothing is random

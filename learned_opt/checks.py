@@ -1,7 +1,8 @@
 """What an optimizer may be given, and errors that say what to do instead.
 
-All of it is about structure, shapes and dtypes, none about numbers: a compiled program
-does not contain these checks, and they work on abstract arrays.
+Arrays are judged by structure, shapes and dtypes alone: a compiled program does not
+contain these checks, and they work on abstract arrays. Numbers that configure an
+optimizer are judged where they are known.
 """
 
 from typing import Any, NamedTuple
@@ -9,12 +10,71 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 # optax keeps this sentence private; users should meet the same one everywhere.
 NO_PARAMS = (
     "You are using a transformation that requires the current value of parameters, "
     "but you are not passing `params` when calling `update`."
 )
+
+
+def require_numbers(config: Any, **intervals: str) -> None:
+    """Raises TypeError or ValueError for fields that are not numbers of an interval.
+
+    Args:
+      config: has the fields.
+      **intervals: as mathematics writes them, ``learning_rate="(0, inf)"``.
+    """
+    for name, interval in intervals.items():
+        require_number(
+            f"{type(config).__name__}.{name}", getattr(config, name), interval
+        )
+
+
+def require_number(name: str, number: Any, interval: str) -> None:
+    """Raises TypeError or ValueError for what is not a number of the interval."""
+    if isinstance(number, Tracer):
+        return
+    if callable(number):
+        raise TypeError(
+            f"{name} must be a number, not a function; for a schedule, multiply the "
+            "steps: `optax.chain(tx, optax.scale_by_schedule(schedule))`."
+        )
+    known = isinstance(number, (float, int, np.ndarray, np.generic, jax.Array))
+    if not known or np.shape(number) != ():
+        raise TypeError(f"{name} must be a number, not {number!r}.")
+    x, (low, high) = float(number), map(float, interval[1:-1].split(","))
+    at_low, at_high = interval[0] == "[" and x == low, interval[-1] == "]" and x == high
+    if not (low < x < high or at_low or at_high):
+        raise ValueError(f"{name} is {number}, and must be in {interval}.")
+
+
+def require_theta(theta: Any, expected: Any, owner: str) -> None:
+    """Raises ValueError for meta-parameters that are not those of an optimizer.
+
+    A part that an optimizer may have or lack (None) is no mistake.
+
+    Args:
+      theta: meta-parameters.
+      expected: what ``init`` gives, abstract.
+      owner: name of the optimizer.
+    """
+    have, want = jax.tree.structure(theta), jax.tree.structure(expected)
+    kind = lambda tree: (tree.node_data() or (type(None),))[0]
+    if kind(have) is not kind(want):
+        raise ValueError(
+            f"this theta is not one of {owner}: `init` gives {want}, and this is {have}."
+        )
+    if have != want:
+        return
+    named = jax.tree_util.tree_leaves_with_path(theta)
+    for (path, leaf), like in zip(named, jax.tree.leaves(expected), strict=True):
+        if jnp.shape(leaf) != like.shape:
+            raise ValueError(
+                f"this theta is not one of {owner}: its {_name(path)} has shape "
+                f"{jnp.shape(leaf)}, and `init` gives {like.shape}."
+            )
 
 
 def require_trainable(params: Any) -> None:
@@ -52,21 +112,29 @@ def require_gradients(updates: Any, params: Any) -> None:
     _require_shapes(shapes, params, "its gradient has")
 
 
-def require_slots(slots: tuple[Any, ...], params: Any) -> None:
-    """Raises ValueError for fields, nested in tuples, of other parameters' shapes."""
+def require_slots(slots: Any, of_scalar: Any, params: Any) -> None:
+    """Raises ValueError for a state that is not one of these parameters.
+
+    Args:
+      slots: fields, nested in tuples.
+      of_scalar: the slots of a model that is one scalar: leading axes are all they have.
+      params: a field.
+    """
     structure = jax.tree.structure(params)
-    is_field = lambda x: jax.tree.structure(x) == structure
-    for slot in jax.tree.leaves(slots, is_leaf=is_field):
-        if not is_field(slot):
+    leads, nesting = jax.tree.flatten(of_scalar)
+    try:
+        fields = nesting.flatten_up_to(slots)
+    except ValueError as error:
+        raise ValueError(f"this is the state of another optimizer: {error}") from None
+    for lead, field in zip(leads, fields, strict=True):
+        if jax.tree.structure(field) != structure:
             raise ValueError(
                 "the optimizer state was made for parameters of another structure than"
-                f"\n  {structure}\ncall `init` again with these parameters."
+                f"\n  {structure}\nor with another layout; call `init` again with these "
+                "parameters."
             )
-        shapes = [jnp.shape(x) for x in jax.tree.leaves(slot)]
-        ranks = [jnp.ndim(p) for p in jax.tree.leaves(params)]
-        pairs = zip(shapes, ranks, strict=True)
-        lead = min((len(shape) - rank for shape, rank in pairs), default=0)
-        own = [shape[max(lead, 0) :] for shape in shapes]  # a field may have more axes
+        lead, shapes = lead.shape, [jnp.shape(x) for x in jax.tree.leaves(field)]
+        own = [x[len(lead) :] if x[: len(lead)] == lead else x for x in shapes]
         _require_shapes(own, params, "the optimizer state, made at `init`, holds")
 
 
@@ -76,10 +144,11 @@ class MadeFor(NamedTuple):
 
     To jax all instances are equal, and without leaves: this is there for error messages,
     and must not make two states differ in structure (optax builds states of
-    placeholders). To flax, which writes checkpoints, it is a tuple of strings.
+    placeholders). To flax, which writes checkpoints, it is strings and numbers in tuples.
     """
 
     dtypes: tuple[str | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MadeFor)
@@ -93,16 +162,18 @@ class MadeFor(NamedTuple):
     @classmethod
     def of(cls, params: Any) -> "MadeFor":
         """From the leaves, in their order."""
-        return cls(tuple(_dtype(leaf) for leaf in jax.tree.leaves(params)))
+        leaves = jax.tree.leaves(params)
+        return cls(tuple(map(_dtype, leaves)), tuple(map(jnp.shape, leaves)))
 
-    def require(self, params: Any) -> None:
+    def require_shapes(self, params: Any) -> None:
+        """Raises ValueError for parameters of other shapes, or of another number."""
+        self._require_number(params)
+        _require_shapes(list(self.shapes), params, "had, at `init`,")
+
+    def require_dtypes(self, params: Any) -> None:
         """Raises ValueError for parameters of other dtypes, or of another number."""
+        self._require_number(params)
         named = jax.tree_util.tree_leaves_with_path(params)
-        if len(named) != len(self.dtypes):
-            raise ValueError(
-                f"the parameters have {len(named)} tensors, but the optimizer state was "
-                f"made for {len(self.dtypes)}; call `init` again with these parameters."
-            )
         for (path, leaf), before in zip(named, self.dtypes, strict=True):
             now = _dtype(leaf)
             if None not in (before, now) and before != now:
@@ -110,6 +181,14 @@ class MadeFor(NamedTuple):
                     f"parameter {_name(path)} was {before} at `init` and is {now} now; "
                     "call `init` again after a cast."
                 )
+
+    def _require_number(self, params: Any) -> None:
+        now = len(jax.tree.leaves(params))
+        if now != len(self.dtypes):
+            raise ValueError(
+                f"the parameters have {now} tensors, but the optimizer state was made "
+                f"for {len(self.dtypes)}; call `init` again with these parameters."
+            )
 
 
 def _dtype(leaf: Any) -> str | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from learned_opt import moments
+from learned_opt import checks, moments
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals
 
@@ -44,6 +44,13 @@ class Momentum(Rule):
 
     learning_rate: float = 1e-2
     decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(
+            self,
+            learning_rate="(0, inf)",
+            decay="[0, 1)",
+        )
 
     def init(self, key: PRNGKeyArray) -> MomentumTheta:
         del key  # nothing is random

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from learned_opt import moments
+from learned_opt import checks, moments
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals, require_num_steps
 
@@ -93,6 +93,20 @@ class NAdamW(Rule):
     warmup_fraction: float = 0.0
     constant_fraction: float = 1.0
     min_lr_mult: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(
+            self,
+            learning_rate="(0, inf)",
+            b1="[0, 1)",
+            b2="[0, 1)",
+            eps="(0, inf)",
+            weight_decay="[0, inf)",
+            l2="[0, inf)",
+            warmup_fraction="[0, 1)",
+            constant_fraction="[0, 1]",
+            min_lr_mult="[0, 1]",
+        )
 
     def init(self, key: PRNGKeyArray) -> NAdamWTheta:
         del key  # nothing is random

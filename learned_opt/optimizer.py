@@ -117,15 +117,27 @@ class Rule(abc.ABC):
           other steps); rules without loss features ignore both.
 
         Raises:
-          ValueError: from ``init``: a leaf is not an array of real floating-point
+          TypeError: ``layout`` is not a layout, ``num_steps`` not a number.
+          ValueError: ``theta`` is not of this optimizer; ``num_steps`` is not positive.
+            From ``init``: a leaf is not an array of real floating-point
             numbers. From ``update``: ``params`` is missing; a signal the rule needs is
-            missing; a loss is not a scalar; a leaf changed its shape or dtype since
-            ``init``.
+            missing; a loss is not a scalar; the number, a shape or a dtype of the
+            parameters is not that of ``init``. (A rule without slots does not know
+            shapes in `PerTensor`.)
         """
+        expected = jax.eval_shape(lambda: self.init(jax.random.key(0)))
+        checks.require_theta(theta, expected, type(self).__name__)
         theta = _float32(theta)
+        if num_steps is not None:
+            checks.require_number("num_steps", num_steps, "(0, inf)")
         horizon = _scalar(num_steps, "num_steps")
         # None, as `optax.inject_hyperparams` takes a callable default for a schedule.
-        layout = layout or PerTensor
+        layout = PerTensor if layout is None else layout
+        if not (isinstance(layout, type) and issubclass(layout, Layout)):
+            raise TypeError(
+                "`layout` is learned_opt.PerTensor or learned_opt.Flat, a class, not "
+                f"{layout!r}."
+            )
 
         def init_fn(params: optax.Params) -> TransformState:
             checks.require_trainable(params)
@@ -151,16 +163,17 @@ class Rule(abc.ABC):
             if params is None:
                 raise ValueError(checks.NO_PARAMS)
             checks.require_gradients(updates, params)
-            if layout is PerTensor:
-                checks.require_slots(state.rule.slots, params)
-            state.made_for.require(params)
+            if layout is not PerTensor:  # a vector of the same length may be others
+                state.made_for.require_shapes(params)
+            view = layout(params)
+            grads, fields = (view.ravel(_float32(x)) for x in (updates, params))
+            checks.require_slots(state.rule.slots, self._slots_of_scalar(theta), fields)
+            state.made_for.require_dtypes(params)
             if not jax.tree.leaves(params):  # an empty group of `optax.partition`
                 return updates, state
             signals = Signals(
                 _scalar(value, "value"), _scalar(valid_value, "valid_value"), horizon
             )
-            view = layout(params)
-            grads, fields = (view.ravel(_float32(x)) for x in (updates, params))
             with _float32_by_default():
                 steps, rule_state = self.advance(
                     theta, state.rule, grads, fields, view, signals
@@ -170,6 +183,15 @@ class Rule(abc.ABC):
             return steps, TransformState(rule_state, state.made_for)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)  # type: ignore[arg-type]
+
+    def _slots_of_scalar(self, theta: Theta) -> Any:
+        """What `checks.require_slots` compares with; nothing is computed."""
+
+        def start(scalar: Array) -> Any:
+            return self.start(theta, scalar, PerTensor(scalar)).slots
+
+        with _float32_by_default():
+            return jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.float32))
 
 
 def missing(rule: Rule, what: str, fix: str) -> ValueError:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from learned_opt import network
+from learned_opt import checks, network
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals
 
@@ -61,6 +61,12 @@ class Rnn(Rule):
     """
 
     step_size: float = 0.1
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(
+            self,
+            step_size="(0, inf)",
+        )
 
     def init(self, key: PRNGKeyArray) -> RnnTheta:
         first_key, second_key, out_key = jax.random.split(key, 3)

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from learned_opt import moments, network
+from learned_opt import checks, moments, network
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals, require_num_steps
 
@@ -83,6 +83,14 @@ class ScaleFree(Rule):
     hidden: int = 8
     step_size: float = 0.07
     weight_decay: float = 0.002
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(
+            self,
+            hidden="[1, 16]",
+            step_size="(0, inf)",
+            weight_decay="[0, inf)",
+        )
 
     def init(self, key: PRNGKeyArray) -> ScaleFreeTheta:
         layer_key, time_key = jax.random.split(key)

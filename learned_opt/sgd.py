@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from learned_opt import checks
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals
 
@@ -33,6 +34,12 @@ class Sgd(Rule):
     """
 
     learning_rate: float = 1e-2
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(
+            self,
+            learning_rate="(0, inf)",
+        )
 
     def init(self, key: PRNGKeyArray) -> SgdTheta:
         del key  # nothing is random

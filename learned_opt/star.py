@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from learned_opt import adafactor_features, network, normalized_network
+from learned_opt import adafactor_features, checks, network, normalized_network
 from learned_opt.adafactor_features import NUM_FEATURES, AdafactorSlots
 from learned_opt.adafactor_mlp import AdafactorDecays, time_features, with_time
 from learned_opt.factored import FactoredMoments
@@ -58,12 +58,19 @@ class Star(Rule):
     each row and column of a matrix.
 
     Attributes:
-      nominal_step: learning rate of the nominal optimizer, > 0.
-      step_size: factor of the learned term, > 0.
+      nominal_step: learning rate of the nominal optimizer, >= 0.
+      step_size: factor of the learned term, >= 0.
     """
 
     nominal_step: float = 1e-3
     step_size: float = 1e-3
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(
+            self,
+            nominal_step="[0, inf)",
+            step_size="[0, inf)",
+        )
 
     def init(self, key: PRNGKeyArray) -> StarTheta:
         return StarTheta(network.mlp(key, _WIDTHS), AdafactorDecays.init())

@@ -316,6 +316,40 @@ def test_a_changed_shape_is_an_error_that_names_the_tensor(case, small):
         case.tx.update(grads | {"new": jnp.ones(())}, state, params, value=1.0)
 
 
+def test_parameters_with_more_or_fewer_axes_are_an_error_that_names_the_tensor(case):
+    large = {"w": jnp.ones((5, 4, 3))}
+    small = {"w": jnp.ones((4, 3))}
+    for at_init, now in ((large, small), (small, large)):
+        state = case.tx.init(at_init)
+        if jax.tree.leaves(state.rule.slots):
+            with pytest.raises(
+                ValueError, match=r"\['w'\] has shape .* made at `init`"
+            ):
+                case.tx.update(now, state, now, value=1.0)
+
+
+@pytest.mark.parametrize(
+    "shapes", [{"b": (3,), "w": (3, 4)}, {"b": (4, 3), "w": (3,)}, {"b": (15,)}]
+)
+def test_other_shapes_of_the_same_length_are_an_error_in_the_flat_layout(
+    case, small, shapes
+):
+    tx = case.optimizer.transform(case.theta, num_steps=50, layout=Flat)
+    state, other = tx.init(small[0]), normal(0, shapes)
+    with pytest.raises(ValueError, match=r"\['\w'\] has shape .* at `init`|made for 2"):
+        tx.update(other, state, other, value=1.0)
+
+
+def test_a_state_of_the_other_layout_is_an_error(case, small):
+    params, grads = small
+    flat = case.optimizer.transform(case.theta, num_steps=50, layout=Flat)
+    state = case.tx.init(params)
+    if jax.tree.leaves(state.rule.slots):
+        for tx, other in ((flat, state), (case.tx, flat.init(params))):
+            with pytest.raises(ValueError, match="another layout"):
+                tx.update(grads, other, params, value=1.0)
+
+
 def test_a_changed_dtype_is_an_error_that_names_the_tensor(case, small):
     params, grads = small
     state = case.tx.init(params)
