@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
 
-from learned_opt import adafactor_features, network
+from learned_opt import adafactor_features, checks, network
 from learned_opt.adafactor_features import NUM_VELO_FEATURES, AdafactorSlots, Rates
 from learned_opt.factored import FactoredMoments
 from learned_opt.layout import Field, Layout
@@ -60,6 +60,9 @@ class Celo2(Rule):
     """
 
     learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(self, learning_rate="(0, inf)")
 
     def init(self, key: PRNGKeyArray) -> Celo2Theta:
         return Celo2Theta(network.mlp(key, _WIDTHS))
@@ -103,7 +106,8 @@ class Celo2Harness:
     Matrices (tensors of rank 2 and more) take orthogonalised steps of the learned rule,
     all others those of AdamW at a higher rate; both have decoupled weight decay. A
     `LearnedOptimizer` with the theta of `Celo2`. The paper also gives embeddings to
-    AdamW: for that, use ``optax.partition`` with labels of your own.
+    AdamW: for that, use ``optax.partition`` with labels of your own. As in a rule, the
+    state is float32, and so is all that is computed.
 
     Attributes:
       learning_rate: root mean square of the step of each matrix: a number > 0, or a
@@ -115,6 +119,11 @@ class Celo2Harness:
     learning_rate: optax.ScalarOrSchedule = 1e-3
     weight_decay: float = 0.0
     adamw_factor: float = 20.0
+
+    def __post_init__(self) -> None:
+        checks.require_numbers(self, weight_decay="[0, inf)", adamw_factor="(0, inf)")
+        if not callable(self.learning_rate):
+            checks.require_numbers(self, learning_rate="(0, inf)")
 
     def init(self, key: PRNGKeyArray) -> Celo2Theta:
         """Fresh meta-parameters."""
@@ -135,7 +144,35 @@ class Celo2Harness:
             optax.adamw(self.learning_rate, b2=0.95, weight_decay=self.weight_decay),
             optax.scale(self.adamw_factor),
         )
-        return optax.partition({"matrix": matrices, "other": others}, _labels)
+        return _in_float32(
+            optax.partition({"matrix": matrices, "other": others}, _labels)
+        )
+
+
+def _in_float32(
+    tx: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """The transform with what goes in, and stays, as float32; steps as the parameters."""
+    float32 = lambda tree: optax.tree.cast(tree, jnp.float32)
+
+    def init(params: optax.Params) -> optax.OptState:
+        checks.require_trainable(params)
+        return tx.init(float32(params))
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        if params is None:
+            raise ValueError(checks.NO_PARAMS)
+        checks.require_gradients(updates, params)
+        steps, state = tx.update(float32(updates), state, float32(params), **extra)
+        cast = lambda step, p: step.astype(jnp.result_type(p))
+        return jax.tree.map(cast, steps, params), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def orthogonalize() -> optax.GradientTransformation:

@@ -1,6 +1,7 @@
 """Celo2 against its equations in numpy."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -184,3 +185,29 @@ class TestHarness:
             step, _ = orthogonalize().update(raw, optax.EmptyState())
             expected = self.schedule(t) * (step["w"] - 0.2 * params["w"])
             np.testing.assert_allclose(updates["w"], expected, rtol=1e-3, atol=1e-6)
+
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+    def test_of_half_precision_parameters_it_computes_in_float32(self, theta, dtype):
+        half = lambda seed: {
+            name: x.astype(dtype) for name, x in normal(seed, self.shapes).items()
+        }
+        single = lambda tree: {name: x.astype(np.float32) for name, x in tree.items()}
+        tx = self.harness.transform(theta)
+        close = lambda a, b: np.testing.assert_allclose(
+            np.float32(a), np.float32(b), rtol=1e-5, atol=1e-7
+        )
+        params, update = half(0), jax.jit(tx.update)
+        state, expected_state = tx.init(params), tx.init(single(params))
+        for t in range(3):
+            grads = half(t + 1)
+            updates, state = update(grads, state, params)
+            expected, expected_state = update(
+                single(grads), expected_state, single(params)
+            )
+            assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
+            expected = jax.tree.map(lambda x: x.astype(dtype), expected)
+            jax.tree.map(close, updates, expected)
+            jax.tree.map(close, state, expected_state)
+            params = optax.apply_updates(params, updates)
+        types = {x.dtype.name for x in jax.tree.leaves(state)}
+        assert types == {"float32", "int32"}
