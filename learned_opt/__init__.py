@@ -20,9 +20,15 @@ from learned_opt.hyper_v2 import HyperV2
 from learned_opt.layout import Flat, Layout, PerTensor
 from learned_opt.momentum import Momentum
 from learned_opt.nadamw import NAdamW
-from learned_opt.optimizer import LearnedOptimizer, Rule, Signals
+from learned_opt.optimizer import (
+    LearnedOptimizer,
+    Rule,
+    Signals,
+    require_num_steps,
+    require_value,
+)
 from learned_opt.per_parameter_mlp import PerParameterMLP
-from learned_opt.registry import UnknownOptimizerError, get, name_of, names
+from learned_opt.registry import UnknownOptimizerError, get, name_of, names, register
 from learned_opt.rnn import Rnn
 from learned_opt.scale_free import ScaleFree
 from learned_opt.sgd import Sgd
@@ -58,5 +64,8 @@ __all__ = [
     "name_of",
     "names",
     "opt_list",
+    "register",
+    "require_num_steps",
+    "require_value",
     "search_spaces",
 ]

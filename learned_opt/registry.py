@@ -1,6 +1,17 @@
-"""Every optimizer of this package by the name it is configured and saved under."""
+"""Every optimizer by the name it is configured and saved under; your own, too.
 
+    @learned_opt.register("mine")
+    @dataclasses.dataclass(frozen=True)
+    class Mine(learned_opt.Rule): ...
+
+What is registered can be saved, loaded, trained and compared by name, wherever the module
+that registers it has been imported.
+"""
+
+import dataclasses
 import difflib
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from learned_opt.adafactor_mlp import AdafactorMLP
 from learned_opt.adam import Adam
@@ -41,6 +52,48 @@ class UnknownOptimizerError(LookupError):
     """No optimizer has the name that was asked for."""
 
 
+_Class = TypeVar("_Class", bound=type)
+
+
+def register(name: str) -> Callable[[_Class], _Class]:
+    """Adds an optimizer class under a new name; to decorate the class with.
+
+    The class is a frozen dataclass whose fields all have defaults; to be saved, fields are
+    numbers, strings and tuples of these.
+
+    Raises:
+      ValueError: another class has the name; the name is not one word.
+      TypeError: what is decorated is not such a class, or lacks ``init`` or ``transform``.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"the name of an optimizer is one word, not {name!r}")
+
+    def add(cls: _Class) -> _Class:
+        _require_optimizer_class(cls)
+        taken = _OPTIMIZERS.get(name, cls)
+        # A notebook's cell that is run again makes the same class again.
+        if _origin(taken) != _origin(cls):
+            raise ValueError(
+                f"the name {name!r} is taken by {'.'.join(_origin(taken))}; "
+                "choose another"
+            )
+        _OPTIMIZERS[name] = cls
+        return cls
+
+    return add
+
+
+def _require_optimizer_class(cls: Any) -> None:
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls!r} is not a dataclass: its fields are what is saved")
+    if not issubclass(cls, LearnedOptimizer):
+        raise TypeError(f"{cls.__name__} lacks `init` or `transform`")
+
+
+def _origin(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
+
+
 def names() -> tuple[str, ...]:
     """Names of all optimizers."""
     return tuple(_OPTIMIZERS)
@@ -60,8 +113,20 @@ def get(name: str) -> type[LearnedOptimizer]:
 
 
 def name_of(optimizer: LearnedOptimizer) -> str:
-    """The name under which an optimizer's class is registered."""
+    """The name under which an optimizer's class is registered.
+
+    Raises:
+      UnknownOptimizerError: it is not; the message says what to do.
+    """
+    if isinstance(optimizer, type):
+        raise UnknownOptimizerError(
+            f"{optimizer.__name__} is a class; give an optimizer: {optimizer.__name__}()"
+        )
     for name, cls in _OPTIMIZERS.items():
         if type(optimizer) is cls:
             return name
-    raise UnknownOptimizerError(f"{type(optimizer).__name__} is not registered")
+    kind = type(optimizer).__name__
+    raise UnknownOptimizerError(
+        f"{kind} is not registered; decorate the class with "
+        '`@learned_opt.register("a_name")` where it is defined'
+    )

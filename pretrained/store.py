@@ -132,15 +132,18 @@ def save(
 
     Args:
       path: the folder; its last part is the optimizer's name.
-      optimizer: of a registered class, a dataclass of numbers, strings, tuples.
+      optimizer: of a class that `learned_opt.register` knows, as the package's are; a
+        dataclass of numbers, strings, tuples.
       theta: as ``optimizer.init`` gives it, trained.
       card: what a person should know about it.
       overwrite: replace what was saved at ``path`` before (never other files).
 
     Raises:
       FileExistsError: ``path`` exists, and is not to be (or cannot be) overwritten.
+      learned_opt.UnknownOptimizerError: the optimizer's class is not registered.
       ValueError: ``theta`` or the optimizer's fields would not come back as they are.
     """
+    name = learned_opt.name_of(optimizer)
     folder = Path(path).expanduser().resolve()
     _check_free(folder, overwrite)
     arrays = leaves.name_leaves(optimizer, theta)
@@ -148,7 +151,7 @@ def save(
     config = {
         "format": _FORMAT,
         "optimizer": {
-            "name": learned_opt.name_of(optimizer),
+            "name": name,
             "fields": _plain_fields(optimizer),
         },
         "theta": {

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import learned_opt
+import pretrained
+from learned_opt import registry
 
 ROOT = Path(__file__).parents[1]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
@@ -52,6 +54,7 @@ def test_the_page_on_estimators_works_from_top_to_bottom():
 
 def test_the_page_on_optax_works_from_top_to_bottom(folder, monkeypatch):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(registry, "_OPTIMIZERS", dict(registry._OPTIMIZERS))
     page = (ROOT / "docs" / "optax.md").read_text()
     names = {"__name__": "page"}
     for snippet in re.findall(r"```python\n(.*?)```", page, re.S):
@@ -59,6 +62,8 @@ def test_the_page_on_optax_works_from_top_to_bottom(folder, monkeypatch):
     assert int(names["train"].step) == 1
     same = jax.tree.map(np.array_equal, names["restored"], names["like"])
     assert all(jax.tree.leaves(same))
+    assert learned_opt.name_of(pretrained.load("mine").optimizer) == "sign_momentum"
+    assert np.all(names["updates"]["w"] == np.float32(-0.01))
 
 
 @pytest.mark.parametrize("name", learned_opt.names())

@@ -527,3 +527,13 @@ def test_a_shipped_optimizer_works_on_the_layout_that_is_asked_for():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected
     )
+
+
+def test_what_cannot_be_loaded_by_name_is_not_saved(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Stranger(Toy):
+        pass
+
+    for optimizer, fix in ((Stranger(), "register"), (Toy, r"a class.*Toy\(\)")):
+        with pytest.raises(learned_opt.UnknownOptimizerError, match=fix):
+            pretrained.save(tmp_path / "one", optimizer, {}, CARD)  # type: ignore
