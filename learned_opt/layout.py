@@ -310,7 +310,8 @@ class Flat(Layout):
     def map_in_pieces(
         self, f: Callable[..., tuple[Any, Any]], *fields: Field
     ) -> tuple[Any, Any]:
-        # One piece: this layout is for small models, side by side in many lanes.
+        # One piece: this layout is for small models, side by side in many lanes. A large
+        # one needs memory for everything that ``f`` holds of every parameter.
         outputs, averaged = self.map(f, *fields)
         return outputs, jax.tree.map(self.mean, averaged)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import learned_opt
-from learned_opt import PerTensor, pieces
+from learned_opt import Flat, PerTensor, pieces
 
 SHAPES = st.lists(st.integers(1, 12), max_size=3).map(tuple)
 KEY = jax.random.key(0)
@@ -45,6 +45,7 @@ def test_pieces_give_what_the_whole_gives(shape):
     [
         ((16,), None),  # small
         ((4096,), None),  # a vector is left whole
+        ((1, 4096), (0, 1)),  # and so is a row
         ((64, 8), (0, 64)),  # 8 elements each
         ((3, 3, 16, 4), (2, 16)),  # 36 elements: nearer than 48
         ((7, 1000), (0, 7)),
@@ -116,3 +117,22 @@ def test_tensors_whose_type_says_how_they_are_sharded_are_left_whole(small_piece
         assert "while" not in jax.jit(f).lower(x).as_text()
         outputs, _ = jax.jit(f)(x)
     assert jax.typeof(outputs[0]).sharding.spec == jax.P("x", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("hierarchical", 60, 70), ("per_parameter_mlp", 60, 70), ("rnn", 100, 200)],
+)
+def test_the_flat_layout_needs_the_memory_that_the_documentation_says(name, low, high):
+    optimizer = learned_opt.get(name)()
+    theta = jax.eval_shape(optimizer.init, KEY)
+    params = {"w": jax.ShapeDtypeStruct((512, 512), jnp.float32)}
+
+    def update(theta, state, params):
+        tx = optimizer.transform(theta, layout=Flat)
+        return tx.update(params, state, params, value=1.0)
+
+    init = lambda theta, params: optimizer.transform(theta, layout=Flat).init(params)
+    state = jax.eval_shape(init, theta, params)
+    memory = jax.jit(update).lower(theta, state, params).compile().memory_analysis()
+    assert low < memory.temp_size_in_bytes / (4 * 512**2) < high
