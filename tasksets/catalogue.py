@@ -58,6 +58,9 @@ _NUM_PER_VALID = {
     "colorectal_histology_32x32": 700,
 }
 
+# Of the configs that a set has in tensorflow-datasets, the one that tasks are made from.
+_CONFIGS = {"sun397": "tfds", "imdb_reviews": "plain_text"}
+
 _RESIZED = re.compile(r"(?P<parent>[^/]+(/[^/]+)?)_(?P<height>\d+)x(?P<width>\d+)")
 
 
@@ -111,7 +114,7 @@ def builder(name: str) -> str:
     corpus = corpus.replace("tokenized_amazon_reviews/", "amazon_us_reviews/")
     match = _RESIZED.fullmatch(corpus)
     parent = match["parent"] if match else corpus
-    return "sun397/tfds" if parent == "sun397" else parent
+    return f"{parent}/{_CONFIGS[parent]}" if parent in _CONFIGS else parent
 
 
 def num_per_valid(name: str) -> int:

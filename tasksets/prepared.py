@@ -143,8 +143,9 @@ def data_folder() -> Path:
 def find(name: str, folder: Path | None = None) -> Prepared | None:
     """The newest version of a set that is here, by its name in tensorflow-datasets.
 
-    Without a config in the name, the only config that is here. `folder` is looked in
-    instead of `data_folder()`.
+    Without a config in the name, plain text, which older versions of lm1b have beside
+    encoded ones, or the only config that is here. `folder` is looked in instead of
+    `data_folder()`.
     """
     root = (folder or data_folder()) / name
     if _is_complete(root):
@@ -155,6 +156,8 @@ def find(name: str, folder: Path | None = None) -> Prepared | None:
         return None
     configs = {path.name: _newest(path) for path in sorted(root.iterdir())}
     found = {config: path for config, path in configs.items() if path is not None}
+    if "plain_text" in found:
+        return Prepared(found["plain_text"])
     if len(found) > 1:
         raise ValueError(
             f"{name!r} is here in several variants, so say which: "

@@ -52,7 +52,8 @@ def test_text_has_the_same_tokens_on_the_other_machine(
     pytest.importorskip("sentencepiece")
     texts = [{"text": f"line {i} of so many lines, " * 3} for i in range(40)]
     features = {"text": fake_prepared.tfds.features.Text()}
-    fake_prepared.write("imdb_reviews", {"train": texts, "test": texts[:5]}, features)
+    splits = {"train": texts, "test": texts[:5]}
+    fake_prepared.write("imdb_reviews", splits, features, config="plain_text")
     names = ["imdb_reviews/bytes", "imdb_reviews/subwords8k"]
     before = [corpora.read(catalogue.read_text_name(name)) for name in names]
     for name in ("imdb_reviews", "imdb_reviews/subwords8k"):  # bytes if it says nothing

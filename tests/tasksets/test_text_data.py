@@ -243,6 +243,25 @@ def test_labelled_text_keeps_its_order_labels_and_test_split(fake_prepared):
     assert set(first) <= set(range(1, 257)) and stored[0] == ord("t") + 1
 
 
+@pytest.mark.parametrize("corpus", ["imdb_reviews", "lm1b"])
+def test_a_corpus_is_plain_text_where_it_is_prepared_in_encodings_too(
+    fake_prepared, corpus
+):
+    kinds = {"text": fake_prepared.tfds.features.Text()}
+    for config in ("bytes", "plain_text", "subwords8k"):
+        splits = {"train": [{"text": f"{config} {i}"} for i in range(40)]}
+        fake_prepared.write(corpus, splits, kinds, config=config)
+    assert documents(text.load_text(corpus), "train")[-1] == b"plain_text 39"
+    assert tasksets.names("taskset-1k", data_here=True)
+
+
+def test_reviews_in_another_encoding_alone_do_not_count(fake_prepared):
+    kinds = {"text": fake_prepared.tfds.features.Text()}
+    records = {"train": [{"text": f"review {i}"} for i in range(40)]}
+    fake_prepared.write("imdb_reviews", records, kinds, config="subwords8k")
+    assert not tasksets.data_present("imdb_reviews/subwords8k")
+
+
 def test_a_small_corpus_holds_out_a_tenth(fake_prepared):
     write_reviews(fake_prepared, {"train": 40, "test": 10})
     assert text.load_text("imdb_reviews").size("inner_valid") == 4
