@@ -8,7 +8,7 @@ from is no concern of theirs.
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from tasksets import catalogue, prepared
-from tasksets.names import UnknownNameError
+from tasksets.names import UnknownNameError, parse
 from tasksets.prepared import Prepared
 from tasksets.recent import recent
 
@@ -28,11 +28,11 @@ class DataNotFoundError(LookupError):
         subject = f"the data set {dataset!r}"
         subject = f"{task} needs {subject}, which" if task else subject
         if catalogue.is_text(dataset):
-            example, bundled = "char_rnn_language_model_family/seed7", ["python_docs"]
+            usual, bundled = "char_rnn_language_model_family/seed7", ["python_docs"]
         else:
-            example, bundled = "mlp_family/seed7", available()
+            usual, bundled = "mlp_family/seed7", available()
         in_its_place = "digits" if "digits" in bundled else bundled[0]
-        example = f"{(task or example).partition('@')[0]}@{in_its_place}"
+        example = _served_from(in_its_place, task or usual)
         super().__init__(
             f"{subject} is not here: nothing is prepared in "
             f"{prepared.data_folder() / catalogue.builder(dataset)} (the environment "
@@ -47,6 +47,15 @@ class DataNotFoundError(LookupError):
 
     def __reduce__(self) -> Any:
         return type(self), (self.dataset, self.task)  # another process gets it
+
+
+def _served_from(dataset: str, task: str) -> str:
+    """The name of a task on bundled data."""
+    name = parse(task)
+    fields = {field: text for field, text in name.fields if field != "num_per_valid"}
+    if name.family.startswith("conv_"):
+        fields["padding"] = "SAME"  # else nothing may be left of small images
+    return str(replace(name, dataset=dataset, fields=tuple(fields.items())))
 
 
 @dataclass(frozen=True)

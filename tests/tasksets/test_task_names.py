@@ -86,6 +86,31 @@ def test_a_data_set_that_is_not_here_is_never_replaced(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("name", "example"),
+    [
+        ("mlp_family/seed10?hidden=8", "mlp_family/seed10@digits?hidden=8"),
+        ("mlp_family/seed7?dataset=cifar10", "mlp_family/seed7@digits"),
+        ("mlp_family/seed7?num_per_valid=9", "mlp_family/seed7@digits"),
+        ("conv_fc_family/seed96", "conv_fc_family/seed96@digits?padding=SAME"),
+        (
+            "conv_pooling_family/seed93?padding=VALID&batch_size=3",
+            "conv_pooling_family/seed93@digits?batch_size=3&padding=SAME",
+        ),
+        (
+            "word_rnn_language_model_family/seed0@lm1b?core_size=3",
+            "word_rnn_language_model_family/seed0@python_docs?core_size=3",
+        ),
+    ],
+)
+def test_the_example_with_bundled_data_is_a_task(tmp_path, monkeypatch, name, example):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(tasksets.DataNotFoundError) as caught:
+        tasksets.get(name)
+    assert f"as in {example!r}." in str(caught.value)
+    assert tasksets.get(example).name == example
+
+
+@pytest.mark.parametrize(
     "name",
     ["small_mlp/seed1@digits", "mlp_family/seed7@digits", "quadratic_family_seed10"],
 )
