@@ -116,8 +116,9 @@ def _parse_value(text: str, hint: Any, field: str) -> Any:
             return kind(text)
         if typing.get_origin(kind) is tuple:
             (of, *_) = typing.get_args(kind)
-            parts = [] if text.lower() == "none" else text.split("-")
-            return tuple(of(part) for part in parts)
+            if of in (int, float, str):
+                parts = [] if text.lower() == "none" else text.split("-")
+                return tuple(of(part) for part in parts)
     except (ValueError, KeyError):
         pass
     wanted = getattr(hint, "__name__", str(hint)) if kind is hint else str(hint)

@@ -66,6 +66,10 @@ def test_an_unknown_name_shows_the_nearest(name, message):
         ("small_mlp/seed1@digits?dataset=wine", "sets dataset twice"),
         ("small_mlp/seed1?num_train=0", "num_train is at least 1"),
         ("mlp_family/seed0@digits?augmentation=flips", "cannot read augmentation"),
+        (
+            "char_rnn_language_model_family/seed0?core_initializers=abc",
+            "cannot read core_initializers='abc' as tuple",
+        ),
         ("quadratic_family/seed1@digits", "no data set to swap"),
         ("quadratic_family/seed1?output=sqrt&dims=3", "identity or log"),
     ],
