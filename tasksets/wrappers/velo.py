@@ -10,7 +10,6 @@ business, whose loss knows no history; they wrap an optimizer where the two meet
 import hashlib
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from tasksets import sampling
@@ -19,7 +18,7 @@ from tasksets.wrappers.bf16 import Bf16
 from tasksets.wrappers.es_gradient import EsGradient
 from tasksets.wrappers.gradient_noise import GradientNoise
 from tasksets.wrappers.normalized_gradient import NormalizedGradient
-from tasksets.wrappers.reduced_batch import ReducedBatch
+from tasksets.wrappers.reduced_batch import ReducedBatch, whole_batch_size
 from tasksets.wrappers.reparametrized import LEVELS, Reparametrized
 from tasksets.wrappers.subspace_gradient import SubspaceGradient
 from tasksets.wrappers.wrapper import Wrapper
@@ -33,7 +32,9 @@ class Chances:
 
     reparametrized: float = 5 / 7  # levels 2:2:1; s in (1/r, r), r of 10, 100, 1000
     es_gradient: float = 0.08  # std logU(.001, .1), pairs of 1, 2, 4, 8, 16
-    reduced_batch: float = 0.2  # fraction U(.01, 1); never where there is no batch
+    reduced_batch: float = (
+        0.2  # fraction U(.01, 1); never where a batch is not of examples
+    )
     bf16: float = 0.2
     normalized_gradient: float = 0.05
     subspace_gradient: float = 0.08  # directions logint 1-1024, sign 50/50
@@ -68,7 +69,7 @@ def draw(task: Task, seed: int, chances: Chances = VELO) -> tuple[Wrapper, ...]:
         wrappers.append(EsGradient(std, pairs=int(rng.choice([1, 2, 4, 8, 16]))))
     if happens(chances.reduced_batch):
         reduced = ReducedBatch(float(rng.uniform(0.01, 1.0)))
-        if _has_batch(task):
+        if _can_be_reduced(task):
             wrappers.append(reduced)
     if happens(chances.bf16):
         wrappers.append(Bf16())
@@ -87,9 +88,9 @@ def _random_state(name: str, seed: int) -> np.random.RandomState:
     return np.random.RandomState(np.frombuffer(digest, dtype="<u4"))
 
 
-def _has_batch(task: Task) -> bool:
-    batch = jax.eval_shape(lambda task, key: task.batch("train", key), task, _KEY)
-    return bool(jax.tree.leaves(batch))
-
-
-_KEY = jax.eval_shape(lambda: jax.random.key(0))
+def _can_be_reduced(task: Task) -> bool:
+    try:
+        whole_batch_size(task)
+    except ValueError:  # it has no batch, or none of examples, as lopt_pes
+        return False
+    return True

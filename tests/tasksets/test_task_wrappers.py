@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_variants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -721,6 +722,14 @@ def test_a_task_without_a_batch_is_given_no_smaller_one():
     again = _get(sampled.name)
     assert again.problem == sampled.problem and again.name == sampled.name
     assert wrappers.sample(task, 0, wrappers.Chances(*[0.0] * 7)) is task
+
+
+def test_a_task_whose_batch_is_no_list_of_examples_is_given_no_smaller_one():
+    task = tasksets.get(small_variants.small("lopt_pes", 1))
+    with pytest.raises(ValueError, match="cannot reduce the batch"):
+        wrappers.ReducedBatch(0.5)(task)
+    drawn = wrappers.draw(task, 0, wrappers.Chances(reduced_batch=1.0))
+    assert "reduced_batch" not in {wrapper.keyword for wrapper in drawn}
 
 
 def test_chance_is_the_same_whatever_wraps_the_task():
