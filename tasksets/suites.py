@@ -100,6 +100,8 @@ def names(
     """
     if suite not in _SUITES:
         raise UnknownNameError("suite", suite, _SUITES)
+    if split not in ("train", "test", None):
+        raise ValueError(f"split is 'train' or 'test', not {split!r}")
     chosen = (n for n in _SUITES[suite]() if split is None or split_of(n) == split)
     return [name for name in chosen if not data_here or _has_data(name)]
 
@@ -110,16 +112,23 @@ def _has_data(name: str) -> bool:
 
 
 def sample_names(
-    n: int, *, suite: str, split: TaskSplit | None = "train", seed: int = 0
+    n: int,
+    *,
+    suite: str,
+    split: TaskSplit | None = "train",
+    seed: int = 0,
+    data_here: bool = False,
 ) -> list[str]:
-    """`n` different names of a suite, drawn uniformly; None: from both splits."""
-    if split not in ("train", "test", None):
-        raise ValueError(f"split is 'train' or 'test', not {split!r}")
-    choice = names(suite, split)
+    """`n` different names of a suite, drawn uniformly from those that `names` gives.
+
+    `split` None: from both. `data_here`: what is drawn depends on the machine.
+    """
+    choice = names(suite, split, data_here=data_here)
     if n > len(choice):
         purpose = f" to {split} with" if split else ""
+        here = " whose data are here" if data_here else ""
         raise ValueError(
-            f"suite {suite!r} has {len(choice)} tasks{purpose}, {n} were asked"
+            f"suite {suite!r} has {len(choice)} tasks{purpose}{here}, {n} were asked"
         )
     order = np.random.RandomState(seed).permutation(len(choice))[:n]
     return [choice[index] for index in order]
@@ -132,6 +141,7 @@ def sample(
     suite: str,
     split: TaskSplit = ...,
     seed: int = ...,
+    data_here: bool = ...,
     group_by_structure: Literal[False] = ...,
 ) -> list[Task]: ...
 @overload
@@ -141,6 +151,7 @@ def sample(
     suite: str,
     split: TaskSplit = ...,
     seed: int = ...,
+    data_here: bool = ...,
     group_by_structure: Literal[True],
 ) -> list[list[Task]]: ...
 def sample(
@@ -149,11 +160,14 @@ def sample(
     suite: str,
     split: TaskSplit = "train",
     seed: int = 0,
+    data_here: bool = False,
     group_by_structure: bool = False,
 ) -> list[Task] | list[list[Task]]:
     """`n` different tasks of a suite, drawn uniformly; as lists that stack if asked.
 
-    Raises `DataNotFoundError` where a task's data are not on this machine.
+    Raises `DataNotFoundError` where a task's data are not on this machine; `data_here`
+    draws from those whose data are.
     """
-    tasks = [get(name) for name in sample_names(n, suite=suite, split=split, seed=seed)]
+    names = sample_names(n, suite=suite, split=split, seed=seed, data_here=data_here)
+    tasks = [get(name) for name in names]
     return stacking.group_by_structure(tasks) if group_by_structure else tasks

@@ -136,9 +136,32 @@ def test_an_absent_data_set_is_what_data_here_leaves_out(tmp_path, monkeypatch):
         tasksets.get(absent)
 
 
+def test_what_is_drawn_from_a_suite_may_be_limited_to_data_that_are_here(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    drawn = tasksets.sample_names(40, suite="taskset-1k", data_here=True)
+    assert {dataset_of(name) for name in drawn} == {None}
+    tasks = tasksets.sample(3, suite="taskset-1k", seed=4, data_here=True)
+    assert len(tasks) == 3
+    with pytest.raises(tasksets.DataNotFoundError):
+        tasksets.sample(3, suite="taskset-1k", seed=4)
+    with pytest.raises(ValueError, match="has [1-9][0-9]* .* whose data are here, 900"):
+        tasksets.sample_names(900, suite="taskset-1k", data_here=True)
+
+
 def test_an_unknown_suite_shows_the_nearest():
     with pytest.raises(tasksets.UnknownNameError, match="nearest: digits"):
         tasksets.names("digit")
+
+
+def test_an_unknown_split_and_the_split_of_an_unknown_task_are_errors():
+    with pytest.raises(ValueError, match="'train' or 'test', not 'valid'"):
+        tasksets.names("digits", "valid")
+    with pytest.raises(tasksets.UnknownNameError, match="nearest: .*mlp_family"):
+        tasksets.split_of("mlp_famly/seed3")
+    with pytest.raises(tasksets.UnknownNameError, match="nearest: TwoD_Bowl1"):
+        tasksets.split_of("TwoD_Bowl?seed=1")
 
 
 def test_sample_is_a_function_of_its_seed_and_stays_in_its_split():
