@@ -7,7 +7,6 @@ keep them all for good; forgetting one that is in use would load it a second tim
 import functools
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -27,7 +26,8 @@ class Recent(Generic[P, T]):
         functools.update_wrapper(self, function)
         self._function = function
         self._alive: weakref.WeakValueDictionary[Any, T] = weakref.WeakValueDictionary()
-        self._latest: deque[T] = deque(maxlen=kept)
+        self._latest: dict[int, T] = {}  # by id, the latest asked for at the end
+        self._kept = kept
         self._lock = threading.Lock()  # one load, also when two threads want it
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -36,8 +36,10 @@ class Recent(Generic[P, T]):
             result = self._alive.get(args)
             if result is None:
                 result = self._alive[args] = self._function(*args, **kwargs)
-            if not any(result is other for other in self._latest):
-                self._latest.append(result)
+            self._latest.pop(id(result), None)
+            self._latest[id(result)] = result
+            if len(self._latest) > self._kept:
+                del self._latest[next(iter(self._latest))]
             return result
 
     def cache_clear(self) -> None:

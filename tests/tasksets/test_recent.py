@@ -42,6 +42,15 @@ def test_only_the_latest_few_are_kept_for_nobody(load):
     assert load.calls == list("abca")
 
 
+def test_asking_again_makes_a_result_one_of_the_latest(load):
+    load("a"), load("b"), load("a"), load("c")
+    gc.collect()
+    load("a"), load("c")
+    assert load.calls == list("abc")
+    load("b")
+    assert load.calls == list("abcb")
+
+
 def test_a_cleared_cache_loads_again(load):
     a = load("a")
     load.cache_clear()
