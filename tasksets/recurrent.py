@@ -241,8 +241,13 @@ class Recurrent:
             state = transition(state, projected)
             return state, state["hidden"]
 
-        state = {name: jnp.broadcast_to(s, batch_shape) for name, s in start.items()}
-        return jax.lax.scan(step, state, cell.project(weights, inputs))[1]
+        projected = cell.project(weights, inputs)
+        # The inputs may be of a wider type than a start that is trained.
+        state = {
+            name: jnp.broadcast_to(s, batch_shape).astype(jnp.result_type(s, projected))
+            for name, s in start.items()
+        }
+        return jax.lax.scan(step, state, projected)[1]
 
 
 @dataclass(frozen=True)

@@ -732,6 +732,15 @@ def test_a_task_whose_batch_is_no_list_of_examples_is_given_no_smaller_one():
     assert "reduced_batch" not in {wrapper.keyword for wrapper in drawn}
 
 
+@pytest.mark.parametrize("core", ["LSTM", "GRU", "VRNN"])
+def test_bf16_takes_one_hot_inputs_and_a_start_that_is_trained(core):
+    fields = "trainable_state=true&batch_size=4&core_size=5"
+    task = tasksets.get(f"Copy_{core}128_BS128_Length20_Tokens10?{fields}")
+    params, batch = task.init(KEY), task.batch("train", KEY)
+    loss = wrappers.Bf16()(task).loss(params, batch, KEY)
+    np.testing.assert_allclose(loss, task.loss(params, batch, KEY), rtol=0.05)
+
+
 def test_chance_is_the_same_whatever_wraps_the_task():
     # A wrapper hands the loss's key on untouched, so the noise within stays the same.
     task, wrapped = tasksets.get(NOISY_BOWL), _get(NOISY_BOWL + SUFFIXES["noise"] * 3)
