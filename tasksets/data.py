@@ -140,10 +140,11 @@ def load(name: str, num_per_valid: int | None = None) -> Dataset:
         return _load(name)
     if catalogue.is_text(name):
         raise ValueError(f"{name!r} is text, and this task takes images")
-    held_out = num_per_valid or catalogue.num_per_valid(name)
+    if num_per_valid is None:
+        num_per_valid = catalogue.num_per_valid(name)
     found = prepared.serving(name)
     if found is not None:
-        return _load_prepared(name, held_out, found)
+        return _load_prepared(name, num_per_valid, found)
     if prepared.is_known(name):
         raise DataNotFoundError(name)
     known = {*_LOADERS, *catalogue.IMAGES, *prepared.builder_names()}
@@ -194,8 +195,10 @@ def carve(sizes: Mapping[str, int], num_per_valid: int, name: str) -> dict[str, 
         for mine, split in zip(ours, held_out, strict=True)
     }
     carved = [s for s in ("inner_valid", "outer_valid", "test") if s not in parts]
+    if num_per_valid < 1:
+        raise ValueError(f"num_per_valid is at least 1, not {num_per_valid}")
     num_left = sizes["train"] - len(carved) * num_per_valid
-    if num_per_valid < 1 or num_left < 1:
+    if num_left < 1:
         raise ValueError(
             f"{name} has {sizes['train']} training examples here, too few to take "
             f"{num_per_valid} for each of {', '.join(carved)} and to train on the "

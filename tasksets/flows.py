@@ -28,7 +28,7 @@ from tasksets.data import Dataset, Examples
 from tasksets.dense import Layers
 from tasksets.images import ImageNumbers, ImageProblem, Images, serve
 from tasksets.initializers import InitializerNumbers, Kind, initializer
-from tasksets.sampling import ImageConfig
+from tasksets.sampling import SampledImageConfig
 
 NOISE_STD = 0.01
 _LOG_2PI = float(np.log(2 * np.pi))
@@ -38,7 +38,7 @@ FlowParams = dict[str, Layers]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowConfig(ImageConfig):
+class FlowConfig(SampledImageConfig):
     """Every field of the two families of flows, with how it is sampled."""
 
     activation: str  # relu 6, tanh 3, and 1 each of seven others

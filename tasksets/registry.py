@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tasksets import known_losses, wrappers
-from tasksets.data import DataNotFoundError
+from tasksets.data import DataNotFoundError, available
 from tasksets.families import FAMILIES
 from tasksets.family import Build, Family, FixedTasks
 from tasksets.fixed import TASKSET_GROUPS
@@ -134,6 +134,11 @@ def _configure(name: str) -> tuple[TaskName, Any, Family | FixedTasks]:
     else:
         plain = source.configs[task_name.family]
     task_config, canonical = override(plain, task_name)
+    if "num_per_valid" in dict(canonical.fields) and task_config.dataset in available():
+        raise ValueError(
+            f"{canonical}: {task_config.dataset!r} comes in its four splits, so "
+            "num_per_valid would change nothing"
+        )
     return canonical, task_config, source
 
 

@@ -114,9 +114,15 @@ class ImageConfig:
     dataset: str  # uniform over ten sets
     batch_size: int  # logint 8-512 for the mnists, 8-256 for the others
     num_train: int | None  # examples; U(1000, 55000 or 50000); None: all there are
-    just_train: bool  # sampled with p .1 or .2, and never applied by TaskSet's loader
     augmentation: AugmentationConfig | None  # with p .3; serves all four splits
     num_per_valid: int | None = None  # examples; None: what sampled families hold out
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledImageConfig(ImageConfig):
+    """What TaskSet samples."""
+
+    just_train: bool  # sampled with p .1 or .2, and never applied by TaskSet's loader
 
     def dataset_as_taskset(self) -> list[Any]:
         """The data set in the form of TaskSet's JSON: [name, served, augmentation]."""
@@ -132,7 +138,7 @@ class ImageConfig:
 
 
 def image_fields(rng: RandomState) -> dict[str, Any]:
-    """The fields of an `ImageConfig`; augmentation is drawn before the batch size."""
+    """The fields of a `SampledImageConfig`; augmentation is drawn before the batch size."""
     name = str(rng.choice(sorted(_MNIST_LIKE + _CIFAR_LIKE + _WHOLE_SETS)))
     augmented = augmentation(rng) if with_probability(rng, 0.3) else None
     mnist_like = name in _MNIST_LIKE

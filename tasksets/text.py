@@ -212,7 +212,7 @@ def _load(
     if num_per_valid is None:
         num_carved = 3 - len(sizes.keys() & {"validation", "test"})
         leaves_some = num_carved * usual < sizes["train"]
-        num_per_valid = usual if leaves_some else sizes["train"] // 10
+        num_per_valid = usual if leaves_some else max(sizes["train"] // 10, 1)
     parts = carve(sizes, num_per_valid, str(name))
 
     def split(part: Part) -> TextSplit:

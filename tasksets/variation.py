@@ -61,7 +61,6 @@ class VariedImageConfig(ImageConfig, VariationConfig):
     dataset: str = "cifar10"  # uniform over cifar10, fashion_mnist, mnist
     batch_size: int = 64  # logint 8-256
     num_train: int | None = None  # examples; logint 1000-50000; a number
-    just_train: bool = False  # not sampled
     augmentation: AugmentationConfig | None = None  # not sampled
     center: bool = True  # images to [-1, 1] in place of [0, 1]; 50/50; a number
 

@@ -31,7 +31,7 @@ from tasksets.dense import Layers, apply_mlp, init_mlp
 from tasksets.family import Family
 from tasksets.initializers import InitializerNumbers, Kind, initializer
 from tasksets.names import UnknownNameError
-from tasksets.sampling import ImageConfig
+from tasksets.sampling import SampledImageConfig
 
 _STRIDES = {"all_two": (2, 2), "one_two": (1, 2), "two_one": (2, 1)}  # repeated
 POOLS = {
@@ -42,7 +42,7 @@ POOLS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvConfig(ImageConfig):
+class ConvConfig(SampledImageConfig):
     """Every field that the two convolutional families share, with how it is sampled."""
 
     channels: tuple[int, ...]  # U{1..5} layers, the channels of each logint 8-64

@@ -26,11 +26,11 @@ from tasksets.data import Dataset
 from tasksets.dense import Layers, apply_mlp, init_mlp
 from tasksets.family import Family
 from tasksets.initializers import InitializerNumbers, Kind, initializer
-from tasksets.sampling import ImageConfig
+from tasksets.sampling import SampledImageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class MlpConfig(ImageConfig):
+class MlpConfig(SampledImageConfig):
     """Every field of the family, with how it is sampled."""
 
     hidden: tuple[int, ...]  # U{1..6} layers, the width of each logint 16-128

@@ -24,7 +24,7 @@ from tasksets.reconstruction import (
     ReconstructionNumbers,
     build_reconstruction,
 )
-from tasksets.sampling import ImageConfig
+from tasksets.sampling import SampledImageConfig
 
 # The first two twice, as they are what is often used.
 _OUTPUTS = ["tanh", "tanh", "sigmoid", "sigmoid", "linear_center", "linear"]
@@ -32,7 +32,7 @@ _LOSSES = ["l2", "l2", "l1"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MlpAeConfig(ImageConfig):
+class MlpAeConfig(SampledImageConfig):
     """Every field of the family, with how it is sampled."""
 
     hidden: tuple[int, ...]  # U{1..6} layers, the width of each logint 32-128

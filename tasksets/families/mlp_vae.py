@@ -18,7 +18,7 @@ from tasksets.data import Dataset
 from tasksets.families.mlp import Mlp, MlpNumbers
 from tasksets.family import Family
 from tasksets.initializers import initializer
-from tasksets.sampling import ImageConfig
+from tasksets.sampling import SampledImageConfig
 from tasksets.variational import (
     CoderNumbers,
     Variational,
@@ -28,7 +28,7 @@ from tasksets.variational import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class MlpVaeConfig(ImageConfig):
+class MlpVaeConfig(SampledImageConfig):
     """Every field of the family, with how it is sampled."""
 
     encoder: tuple[int, ...]  # U{1..4} layers, logint 32-128; the last: the latents

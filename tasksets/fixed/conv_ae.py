@@ -61,7 +61,6 @@ def conv_config(
         dataset=dataset,
         batch_size=batch_size,
         num_train=None,
-        just_train=False,
         augmentation=None,
         num_per_valid=3000,
     )

@@ -42,7 +42,6 @@ class ImageConvConfig(ImageConfig):
     initializer_scale: float | None = DEFAULT_SCALE
     batch_size: int = 128
     num_train: int | None = None
-    just_train: bool = False
     augmentation: AugmentationConfig | None = None
     num_per_valid: int | None = 3000
 

@@ -51,7 +51,6 @@ class FixedMlpConfig(ImageConfig):
     dataset: str = "cifar10"
     batch_size: int = 128
     num_train: int | None = None
-    just_train: bool = False
     augmentation: AugmentationConfig | None = None
     num_per_valid: int | None = 3000
 
@@ -129,6 +128,11 @@ def build(
     if not 0 < config.keep_probability <= 1:
         raise ValueError(
             f"keep_probability is in (0, 1], not {config.keep_probability}"
+        )
+    if config.between != "dropout" and config.keep_probability != 1:
+        raise ValueError(
+            f"keep_probability={config.keep_probability} needs between=dropout, not "
+            f"between={config.between}"
         )
     kind, scale = initializer(DEFAULT_INITIALIZER, DEFAULT_SCALE)
     numbers = FixedMlpNumbers(

@@ -245,6 +245,7 @@ def test_mse_is_that_of_sigmoids_and_starts_at_a_quarter():
         ({"objective": "hinge"}, "unknown objective 'hinge'"),
         ({"between": "group_norm"}, "unknown layer 'group_norm'; nearest"),
         ({"keep_probability": 0.0}, r"in \(0, 1\], not 0.0"),
+        ({"keep_probability": 0.5}, "needs between=dropout, not between=nothing"),
     ],
 )
 def test_unknown_choices_are_errors(fields, expected):

@@ -58,11 +58,20 @@ def test_training_examples_alone_give_all_four_splits():
     ]
 
 
-@pytest.mark.parametrize("num_per_valid", [0, 50])
-def test_too_few_training_examples_to_carve_is_an_error(num_per_valid):
+def test_too_few_training_examples_to_carve_is_an_error():
     with pytest.raises(ValueError, match="too few .* inner_valid, outer_valid"):
-        carve({"train": 100, "test": 10}, num_per_valid, "x")
+        carve({"train": 100, "test": 10}, 50, "x")
     assert carve({"train": 100, "test": 10}, 49, "x")["train"] == ("train", 98, 100)
+
+
+def test_a_split_of_no_examples_is_refused_and_not_the_usual_one(fake_prepared):
+    fake_prepared.write_images("some_images", {"train": 20, "test": 5})
+    for name in (
+        "mlp_family/seed7@some_images?num_per_valid=0",
+        "char_rnn_language_model_family/seed0@python_docs?num_per_valid=0",
+    ):
+        with pytest.raises(ValueError, match="num_per_valid is at least 1, not 0"):
+            tasksets.get(name)
 
 
 def test_images_are_what_is_stored_in_the_order_in_which_it_is(fake_prepared):

@@ -70,12 +70,17 @@ def test_an_unknown_name_shows_the_nearest(name, message):
             "char_rnn_language_model_family/seed0?core_initializers=abc",
             "cannot read core_initializers='abc' as tuple",
         ),
+        (
+            "mlp_family/seed7@digits?num_per_valid=9",
+            "'digits' comes in its four splits",
+        ),
+        ("vit/seed7?just_train=true", "unknown field of vit 'just_train'"),
         ("quadratic_family/seed1@digits", "no data set to swap"),
         ("quadratic_family/seed1?output=sqrt&dims=3", "identity or log"),
     ],
 )
 def test_a_malformed_name_says_what_is_wrong(name, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, LookupError), match=message):
         tasksets.get(name)
 
 
