@@ -6,7 +6,7 @@
 lowest that any of a range of tuned runs reached on any split (TaskSet, Metz et al. 2020,
 arXiv 2002.11887, normalises by the same two). A task that is not in the table, which
 any `?field=value` makes it, has the closed forms of its family instead; `source` says
-which of the two it is. The table is made by `python -m benchmarks known_losses`.
+which of the two it is. The table is made by `python -m benchmarks.known_losses`.
 """
 
 import csv

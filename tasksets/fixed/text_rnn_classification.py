@@ -2,7 +2,7 @@
 
     loss = mean_b CE(readout_t(h_bt) W + b, label_b),    readout: the last, or the mean
 
-Subwords, a vocabulary of 10000 of which the encoding has 8185, every weight as Sonnet
+Subwords, a vocabulary of 10000 of which the encoding has 8192, every weight as Sonnet
 initialises it but the recurrent one of the IRNN (Le et al. 2015, arXiv 1504.00941), which
 is the identity, and the start of the state trained. The problem is that of
 `rnn_text_classification_family`.
