@@ -9,12 +9,17 @@ stays, and says who had it last.
 """
 
 import errno
-import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 
@@ -37,7 +42,7 @@ def held(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except OSError as error:
             if error.errno in _TAKEN:
                 file.seek(0)
@@ -51,3 +56,9 @@ def held(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, "this system has no such locks")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

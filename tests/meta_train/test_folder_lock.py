@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import small_runs
 
-from meta_train import cli, elastic, run
+from meta_train import cli, elastic, folder_lock, run
 from meta_train.folder_lock import FolderInUseError, held
 
 _HOLDER = """
@@ -73,3 +73,6 @@ def test_where_there_are_no_locks_there_is_a_warning(tmp_path, monkeypatch):
     with held(tmp_path, warnings.append), held(tmp_path, warnings.append):
         pass
     assert len(warnings) == 2 and "No locks available" in warnings[0]
+    monkeypatch.setattr(folder_lock, "fcntl", None)  # as on Windows
+    with held(tmp_path, warnings.append):
+        assert "no such locks" in warnings[-1]
