@@ -111,10 +111,17 @@ def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, ""]:
     """Mean over the batch of -log softmax(logits)[label]."""
-    is_label = labels[:, None] == jnp.arange(logits.shape[-1])
-    # A masked sum, because the gradient of indexing is a scatter, slow on CPU.
-    target = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
+    target = logits_of_labels(logits, labels)
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
+
+
+def logits_of_labels(
+    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """logits[label] of every example."""
+    is_label = labels[..., None] == jnp.arange(logits.shape[-1])
+    # A masked sum, because the gradient of indexing is a scatter, slow on CPU.
+    return jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
 
 
 def sigmoid_mse(

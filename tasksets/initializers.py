@@ -30,6 +30,10 @@ Kind = Literal["entrywise", "orthogonal"]
 # Cutting a standard normal at +-2 leaves this standard deviation.
 _TRUNCATED_STD = 0.87962566103423978
 
+# The normal of standard deviation 1 / sqrt(fan_in), cut at two of them: what Sonnet 1,
+# which TaskSet is built on, takes where nothing is said.
+SONNET: tuple[str, float] = ("variance_scaling", _TRUNCATED_STD**2)
+
 _Law = tuple[float, float, float]
 
 # (a_uniform, a_normal, c)

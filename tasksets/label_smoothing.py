@@ -15,7 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from tasksets.classification import Classification, ClassificationNumbers, Params
+from tasksets.classification import (
+    Classification,
+    ClassificationNumbers,
+    Params,
+    logits_of_labels,
+)
 from tasksets.data import Dataset, Examples
 from tasksets.images import serve
 from tasksets.linen import LinenNetwork
@@ -28,9 +33,7 @@ def smoothed_cross_entropy(
     smoothing: Float[Array, ""],
 ) -> Float[Array, "*batch"]:
     """CE_a of every example."""
-    is_label = labels[..., None] == jnp.arange(logits.shape[-1])
-    # A masked sum, because the gradient of indexing is a scatter, slow on CPU.
-    target = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
+    target = logits_of_labels(logits, labels)
     expected = (1 - smoothing) * target + smoothing * jnp.mean(logits, axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - expected
 

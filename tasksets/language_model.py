@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from tasksets.classification import logits_of_labels
 from tasksets.initializers import InitializerNumbers, Kind, init_weight, initializer
 from tasksets.recurrent import CellNumbers, CoreConfig, TokenRnn, build_recurrent
 from tasksets.text import (
@@ -150,10 +151,7 @@ def token_losses(
     logits: Float[Array, "*shape classes"], targets: Int[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
     """-log softmax(logits)[target] of every token."""
-    is_target = targets[..., None] == jnp.arange(logits.shape[-1])
-    # A masked sum, because the gradient of indexing is a scatter into all logits.
-    target = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
-    return jax.nn.logsumexp(logits, axis=-1) - target
+    return jax.nn.logsumexp(logits, axis=-1) - logits_of_labels(logits, targets)
 
 
 def weighted_mean(

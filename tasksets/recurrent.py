@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tasksets.activations import ActivationNumbers, activate, activation_numbers
 from tasksets.initializers import (
+    SONNET,
     InitializerNumbers,
     Kind,
     init_weight,
@@ -43,10 +44,6 @@ State = dict[str, Float[Array, "batch size"]]
 Transition = Callable[[State, Float[Array, "batch gates"]], State]
 WeightKind = Kind | Literal["identity"]
 Initializer = tuple[str, float | None]  # a name of `initializers` or "identity", scale
-
-# What Sonnet 1 takes where nothing is said: the normal of standard deviation
-# 1 / sqrt(fan_in), cut at two of them, which leaves 0.88 of its deviation.
-LINEAR: Initializer = ("variance_scaling", 0.87962566103423978**2)
 
 
 class CellNumbers(NamedTuple):
@@ -300,7 +297,7 @@ def default_core(
     core: str, size: int, *, trainable_state: bool, activation: str | None = None
 ) -> CoreConfig:
     """A core with Sonnet's own initialisers, as the fixed tasks have it."""
-    law: Initializer = ("glorot_uniform", None) if core == "gru" else LINEAR
+    law: Initializer = ("glorot_uniform", None) if core == "gru" else SONNET
     activation = activation or ("tanh" if core == "vanilla" else None)
     return CoreConfig(
         core=core,

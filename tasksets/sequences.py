@@ -17,9 +17,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from tasksets.classification import cross_entropy
-from tasksets.initializers import InitializerNumbers, Kind, init_weight, initializer
+from tasksets.initializers import (
+    SONNET,
+    InitializerNumbers,
+    Kind,
+    init_weight,
+    initializer,
+)
 from tasksets.recurrent import (
-    LINEAR,
     CellNumbers,
     CoreConfig,
     Recurrent,
@@ -124,7 +129,7 @@ def build_sequence_prediction(
 ) -> tuple[SequencePrediction, SequenceNumbers, tuple[()]]:
     """The task of answering with a config's core."""
     recurrent, cell_numbers = build_recurrent(config)
-    output, output_numbers = initializer(*LINEAR)
+    output, output_numbers = initializer(*SONNET)
     numbers = SequenceNumbers(
         cell=cell_numbers,
         output=output_numbers,

@@ -25,6 +25,7 @@ from tasksets.activations import ActivationNumbers
 from tasksets.attention import PositionEmbedding, Transformer, layer_flops
 from tasksets.family import Family
 from tasksets.label_smoothing import smoothed_cross_entropy, smoothed_entropy
+from tasksets.language_model import weighted_mean
 from tasksets.linen import Params, apply_linen, init_linen
 from tasksets.text import (
     TextBatch,
@@ -163,7 +164,7 @@ class TransformerLm(TextProblem):
         losses = smoothed_cross_entropy(
             logits, batch.tokens[:, 1:], numbers.network.label_smoothing
         )
-        return _masked_mean(losses, batch.mask[:, 1:])
+        return weighted_mean(losses, batch.mask[:, 1:])
 
     def metrics(
         self,
@@ -175,7 +176,7 @@ class TransformerLm(TextProblem):
         del key
         logits = self.logits(numbers, params, batch.tokens[:, :-1])
         right = jnp.argmax(logits, axis=-1) == batch.tokens[:, 1:]
-        return {"accuracy": _masked_mean(right.astype(jnp.float32), batch.mask[:, 1:])}
+        return {"accuracy": weighted_mean(right.astype(jnp.float32), batch.mask[:, 1:])}
 
     def logits(
         self,
@@ -185,13 +186,6 @@ class TransformerLm(TextProblem):
     ) -> Float[Array, "batch tokens vocab"]:
         """Of the token that follows each; depends on that one and those before."""
         return apply_linen(self.module, numbers.network, params, tokens)
-
-
-def _masked_mean(
-    values: Float[Array, "batch tokens"], mask: Float[Array, "batch tokens"]
-) -> Float[Array, ""]:
-    """0 where nothing is left: a batch of pieces that are all one token long."""
-    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
 def build(

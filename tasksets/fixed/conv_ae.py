@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from tasksets.data import Dataset
 from tasksets.family import FixedTasks
-from tasksets.fixed.mlp_ae import DEFAULT_INITIALIZER, DEFAULT_SCALE
 from tasksets.image_coders import Chain, ConvDecoder, ConvEncoder
 from tasksets.images import serve
-from tasksets.initializers import initializer
+from tasksets.initializers import SONNET, initializer
 from tasksets.reconstruction import (
     Reconstruction,
     ReconstructionNumbers,
@@ -34,7 +33,7 @@ def build(
     config: ConvCodersConfig,
 ) -> tuple[Reconstruction, ReconstructionNumbers, Dataset]:
     """The task of a config."""
-    kind, numbers = initializer(DEFAULT_INITIALIZER, DEFAULT_SCALE)
+    kind, numbers = initializer(*SONNET)
     images, _, _ = serve(config)
     network = Chain(
         ConvEncoder(config.encoder, kind),

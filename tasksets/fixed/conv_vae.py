@@ -8,10 +8,9 @@ a task of CIFAR-10, as published curves have it.
 from tasksets.data import Dataset
 from tasksets.family import FixedTasks
 from tasksets.fixed.conv_ae import ConvCodersConfig, conv_config
-from tasksets.fixed.mlp_ae import DEFAULT_INITIALIZER, DEFAULT_SCALE
 from tasksets.image_coders import ConvDecoder, ConvEncoder
 from tasksets.images import serve
-from tasksets.initializers import initializer
+from tasksets.initializers import SONNET, initializer
 from tasksets.variational import (
     CoderNumbers,
     Variational,
@@ -22,7 +21,7 @@ from tasksets.variational import (
 
 def build(config: ConvCodersConfig) -> tuple[Variational, VariationalNumbers, Dataset]:
     """The task of a config."""
-    kind, numbers = initializer(DEFAULT_INITIALIZER, DEFAULT_SCALE)
+    kind, numbers = initializer(*SONNET)
     images, _, _ = serve(config)
     return build_variational(
         ConvEncoder(config.encoder, kind),

@@ -24,8 +24,7 @@ from tasksets.families.conv_pooling import (
     pool_number,
 )
 from tasksets.family import FixedTasks
-from tasksets.fixed.mlp_ae import DEFAULT_INITIALIZER, DEFAULT_SCALE
-from tasksets.initializers import initializer
+from tasksets.initializers import SONNET, initializer
 from tasksets.sampling import AugmentationConfig, ImageConfig
 
 
@@ -38,8 +37,8 @@ class ImageConvConfig(ImageConfig):
     hidden: tuple[int, ...] = ()  # widths of dense layers; only after flatten
     batch_norm: bool = False  # of the convolutions, by the moments of the batch
     activation: str = "relu"
-    initializer: str = DEFAULT_INITIALIZER  # not of a pooled head: it has the default
-    initializer_scale: float | None = DEFAULT_SCALE
+    initializer: str = SONNET[0]  # not of a pooled head: it has the default
+    initializer_scale: float | None = SONNET[1]
     batch_size: int = 128
     num_train: int | None = None
     augmentation: AugmentationConfig | None = None
@@ -67,7 +66,7 @@ def build(
             f"hidden layers come after head=flatten, not after head={config.head}"
         )
     else:
-        _, head_scale = initializer(DEFAULT_INITIALIZER, DEFAULT_SCALE)
+        _, head_scale = initializer(*SONNET)
         network = ConvPooling(convs, kind)
         pool = pool_number(config.head)
         numbers = ConvPoolingNumbers(scale, head_scale, activation, pool)
@@ -107,7 +106,7 @@ FIXED = FixedTasks(
             dataset="cifar10", channels=(32, 64, 64)
         ),
         "FixedImageConv_cifar10_32x64x64_tanh_bs64": _tanh64(
-            DEFAULT_INITIALIZER, DEFAULT_SCALE, channels=(32, 64, 64)
+            *SONNET, channels=(32, 64, 64)
         ),
         "FixedImageConv_cifar10_32x64x128_he_bs64": _tanh64(
             "he_normal", None, head="max"

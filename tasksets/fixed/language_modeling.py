@@ -7,16 +7,17 @@ of the state trained. The problem is that of `char_rnn_language_model_family`.
 """
 
 from tasksets.family import FixedTasks
+from tasksets.initializers import SONNET
 from tasksets.language_model import LanguageModelConfig, build_language_model
-from tasksets.recurrent import LINEAR, default_core
+from tasksets.recurrent import default_core
 
 
 def _config(core: str, size: int) -> LanguageModelConfig:
     return LanguageModelConfig(
         **vars(default_core(core, size, trainable_state=True)),
         embedding_size=64,
-        initializer=LINEAR[0],
-        initializer_scale=LINEAR[1],
+        initializer=SONNET[0],
+        initializer_scale=SONNET[1],
         vocab_size=256,
         padding_counts=False,
         dataset="lm1b/bytes",

@@ -30,8 +30,7 @@ from tasksets.classification import (
 from tasksets.data import Dataset
 from tasksets.dense import Layers, init_mlp
 from tasksets.family import FixedTasks
-from tasksets.fixed.mlp_ae import DEFAULT_INITIALIZER, DEFAULT_SCALE
-from tasksets.initializers import InitializerNumbers, Kind, initializer
+from tasksets.initializers import SONNET, InitializerNumbers, Kind, initializer
 from tasksets.names import UnknownNameError
 from tasksets.normalization_layers import batch_norm, layer_norm
 from tasksets.sampling import AugmentationConfig, ImageConfig
@@ -134,7 +133,7 @@ def build(
             f"keep_probability={config.keep_probability} needs between=dropout, not "
             f"between={config.between}"
         )
-    kind, scale = initializer(DEFAULT_INITIALIZER, DEFAULT_SCALE)
+    kind, scale = initializer(*SONNET)
     numbers = FixedMlpNumbers(
         scale,
         activation_numbers(config.activation),

@@ -6,18 +6,15 @@ Sigmoid outputs and the mean squared error, relus, from arXiv 2002.11887; see
 
 from tasksets.families.mlp_ae import MlpAeConfig, build
 from tasksets.family import FixedTasks
-
-# TaskSet's layers start from a normal of standard deviation 1 / sqrt(fan_in) which is
-# truncated at twice that, and so has the standard deviation .8796 / sqrt(fan_in).
-DEFAULT_INITIALIZER, DEFAULT_SCALE = "variance_scaling", 0.87962566103423978**2
+from tasksets.initializers import SONNET
 
 
 def _config(dataset: str, hidden: tuple[int, ...]) -> MlpAeConfig:
     return MlpAeConfig(
         hidden=hidden,
         activation="relu",
-        initializer=DEFAULT_INITIALIZER,
-        initializer_scale=DEFAULT_SCALE,
+        initializer=SONNET[0],
+        initializer_scale=SONNET[1],
         output="sigmoid",
         loss="l2",
         reduction="mean",

@@ -8,7 +8,7 @@ not so, and stay, as published curves have them: `cifar101` is CIFAR-10, and
 
 from tasksets.families.mlp_vae import MlpVaeConfig, build
 from tasksets.family import FixedTasks
-from tasksets.fixed.mlp_ae import DEFAULT_INITIALIZER, DEFAULT_SCALE
+from tasksets.initializers import SONNET
 
 
 def _config(
@@ -21,8 +21,8 @@ def _config(
         encoder=encoder,
         decoder=decoder,
         activation="relu",
-        initializer=DEFAULT_INITIALIZER,
-        initializer_scale=DEFAULT_SCALE,
+        initializer=SONNET[0],
+        initializer_scale=SONNET[1],
         center=True,
         dataset=dataset,
         batch_size=batch_size,

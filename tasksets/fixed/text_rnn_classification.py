@@ -15,7 +15,8 @@ from tasksets.families.rnn_text_classification import (
     build,
 )
 from tasksets.family import FixedTasks
-from tasksets.recurrent import LINEAR, CoreConfig, default_core
+from tasksets.initializers import SONNET
+from tasksets.recurrent import CoreConfig, default_core
 
 _IMDB = "imdb_reviews/subwords8k"
 
@@ -26,7 +27,7 @@ def _core(core: str, size: int, activation: str | None = None) -> CoreConfig:
 
 def _irnn(size: int) -> CoreConfig:
     identity = (
-        ("in_to_hidden", LINEAR),
+        ("in_to_hidden", SONNET),
         ("hidden_to_hidden", ("identity", None)),
     )
     return replace(_core("vanilla", size, "relu"), core_initializers=identity)
@@ -43,8 +44,8 @@ def _config(
     return RnnTextClassificationConfig(
         **vars(core),
         embedding_size=embedding_size,
-        initializer=LINEAR[0],
-        initializer_scale=LINEAR[1],
+        initializer=SONNET[0],
+        initializer_scale=SONNET[1],
         vocab_size=10000,
         max_token=None,
         readout=readout,

@@ -18,8 +18,9 @@ from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from tasksets.around import Around
 from tasksets.losg.parts import Built
-from tasksets.task import Batch, Drawn, Params, Problem, SplitName
+from tasksets.task import Batch, Params
 
 _EPSILON = 1e-6
 
@@ -60,38 +61,7 @@ class LoggedNumbers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Around(Problem):
-    """Everything as `inner` does it, with `numbers.inner`."""
-
-    inner: Problem
-
-    def init(self, numbers: Any, key: PRNGKeyArray) -> Params:
-        return self.inner.init(numbers.inner, key)
-
-    def draw(
-        self, numbers: Any, data: Any, split: SplitName, key: PRNGKeyArray
-    ) -> Drawn:
-        return self.inner.draw(numbers.inner, data, split, key)
-
-    def take(self, numbers: Any, data: Any, split: SplitName, drawn: Drawn) -> Batch:
-        return self.inner.take(numbers.inner, data, split, drawn)
-
-    def loss(
-        self, numbers: Any, params: Params, batch: Batch, key: PRNGKeyArray
-    ) -> Float[Array, ""]:
-        return self.inner.loss(numbers.inner, params, batch, key)
-
-    def metrics(
-        self, numbers: Any, params: Params, batch: Batch, key: PRNGKeyArray
-    ) -> dict[str, Float[Array, ""]]:
-        return self.inner.metrics(numbers.inner, params, batch, key)
-
-    def progress(self, numbers: Any, loss: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.inner.progress(numbers.inner, loss)
-
-
-@dataclass(frozen=True)
-class Noisy(_Around):
+class Noisy(Around):
     """Adds independent normal noise to the gradient."""
 
     def loss(
@@ -105,7 +75,7 @@ class Noisy(_Around):
 
 
 @dataclass(frozen=True)
-class Sparse(_Around):
+class Sparse(Around):
     """Sets entries of the gradient to zero."""
 
     def loss(
@@ -119,7 +89,7 @@ class Sparse(_Around):
 
 
 @dataclass(frozen=True)
-class Rescaled(_Around):
+class Rescaled(Around):
     """Parameters in other units."""
 
     def init(self, numbers: RescaledNumbers, key: PRNGKeyArray) -> Params:
@@ -137,7 +107,7 @@ class Rescaled(_Around):
 
 
 @dataclass(frozen=True)
-class Logged(_Around):
+class Logged(Around):
     """The logarithm of the loss."""
 
     def loss(

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from tasksets.task import Batch, Drawn, Params, Problem, SplitName, Task
+from tasksets.around import Around
+from tasksets.task import Task
 
 # A wrapper's key is folded from the loss's key by a number from here on: `split` makes
 # its keys by folding in 0, 1, 2, ..., and would otherwise make the same ones.
@@ -32,10 +33,8 @@ class WrappedNumbers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WrappedProblem(Problem):
+class WrappedProblem(Around):
     """A problem around another, which does everything that a wrapper leaves alone."""
-
-    inner: Problem
 
     @property
     def depth(self) -> int:
@@ -46,34 +45,6 @@ class WrappedProblem(Problem):
     def own_key(self, key: PRNGKeyArray) -> PRNGKeyArray:
         """A key for this wrapper's chance; the problem inside is given `key` itself."""
         return jax.random.fold_in(key, _FIRST_FOLD + self.depth)
-
-    def init(self, numbers: WrappedNumbers, key: PRNGKeyArray) -> Params:
-        return self.inner.init(numbers.inner, key)
-
-    def draw(
-        self, numbers: WrappedNumbers, data: PyTree, split: SplitName, key: PRNGKeyArray
-    ) -> Drawn:
-        return self.inner.draw(numbers.inner, data, split, key)
-
-    def take(
-        self, numbers: WrappedNumbers, data: PyTree, split: SplitName, drawn: Drawn
-    ) -> Batch:
-        return self.inner.take(numbers.inner, data, split, drawn)
-
-    def loss(
-        self, numbers: WrappedNumbers, params: Params, batch: Batch, key: PRNGKeyArray
-    ) -> Float[Array, ""]:
-        return self.inner.loss(numbers.inner, params, batch, key)
-
-    def metrics(
-        self, numbers: WrappedNumbers, params: Params, batch: Batch, key: PRNGKeyArray
-    ) -> dict[str, Float[Array, ""]]:
-        return self.inner.metrics(numbers.inner, params, batch, key)
-
-    def progress(
-        self, numbers: WrappedNumbers, loss: Float[Array, "..."]
-    ) -> Float[Array, "..."]:
-        return self.inner.progress(numbers.inner, loss)
 
 
 class Wrapper(abc.ABC):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tasksets.initializers import SONNET
 from tasksets.names import UnknownNameError
 from tasksets.recurrent import (
-    LINEAR,
     CoreConfig,
     TokenRnn,
     build_recurrent,
@@ -208,7 +208,7 @@ def test_an_irnn_keeps_what_it_has_read():
     config = dataclasses.replace(
         default_core("vanilla", 4, trainable_state=False, activation="relu"),
         core_initializers=(
-            ("in_to_hidden", LINEAR),
+            ("in_to_hidden", SONNET),
             ("hidden_to_hidden", ("identity", None)),
         ),
     )
