@@ -353,7 +353,7 @@ class Demo:
     folder: Path = Path("runs/demo")
     resume: bool = False
     """Go on with a demonstration that was stopped."""
-    time_budget: str = "150s"
+    time_budget: str = "160s"
     """For the training alone; it normally finishes before."""
     outer_steps: int | None = None
     """Train for this many outer steps instead of the optimizer's usual number."""
