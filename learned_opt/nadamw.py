@@ -16,9 +16,9 @@ weights towards zero (one of them adds it with the wrong sign), ``nesterov`` is 
 which skips the warm-up). Bias corrections are optax's.
 
 ``theta`` holds logarithms of rates and logits of fractions, so that every real vector
-is a valid optimizer. A rate of 0 becomes 1e-10, and fractions stay 1e-6 from 0 and 1. A
-decay of 0 becomes 1e-30: of a parameter without gradient, l2 is all that Adam sees, and
-it would make a step of usual size of 1e-10.
+is a valid optimizer. A rate of 0 becomes 1e-10, and fractions stay 1e-6 from 0 and 1. An
+``l2`` of 0 becomes 1e-30: of a parameter without gradient it is all that Adam sees, and
+of 1e-10 Adam would make a step of usual size.
 """
 
 import dataclasses
@@ -110,10 +110,10 @@ class NAdamW(Rule):
 
     def init(self, key: PRNGKeyArray) -> NAdamWTheta:
         del key  # nothing is random
-        rates = (self.learning_rate, 1 - self.b1, 1 - self.b2, self.eps)
+        rates = (self.learning_rate, 1 - self.b1, 1 - self.b2)
+        rates += (self.eps, self.weight_decay)
         logs = [jnp.log(jnp.maximum(jnp.float32(x), 1e-10)) for x in rates]
-        decays = (self.weight_decay, self.l2)
-        logs += [jnp.log(jnp.maximum(jnp.float32(x), 1e-30)) for x in decays]
+        logs.append(jnp.log(jnp.maximum(jnp.float32(self.l2), 1e-30)))
         if self.warmup_fraction == 0 and self.constant_fraction == 1:
             return NAdamWTheta(*logs, schedule=None)
         fractions = (self.warmup_fraction, self.constant_fraction, self.min_lr_mult)

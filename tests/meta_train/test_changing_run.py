@@ -223,7 +223,16 @@ def test_an_error_in_the_background_ends_the_run_with_its_message(tmp_path):
         run.train(dataclasses.replace(CONFIG, mix=mix), tmp_path)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+_QUICKLY = ("pes", "gpes", "pes_analytic")  # of each kind of state
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        pytest.param(name, marks=() if name in _QUICKLY else pytest.mark.slow)
+        for name in ESTIMATORS
+    ],
+)
 def test_every_estimator_trains_on_changing_groups_and_goes_on(tmp_path, estimator):
     interval = 2 if estimator == "gpes" else None
     config = dataclasses.replace(
