@@ -25,6 +25,7 @@ def test_one_step_and_the_long_run_pull_theta_in_opposite_directions():
     assert all_of_it(theta) == pytest.approx(24, rel=1e-3)
 
 
+@pytest.mark.slow  # a quarter of a minute of compiling
 def test_a_short_run_reports_every_estimator(tmp_path):
     experiment = InfluenceBalancing(num_steps=100, rates=(1e-4,))
     report = experiment.run(tmp_path)

@@ -29,6 +29,7 @@ def test_the_loss_is_that_of_the_training_minibatch_in_initial_losses():
     assert state.params.shape == (64 * 4 + 4 + 4 * 10 + 10,)
 
 
+@pytest.mark.slow  # a quarter of a minute of compiling
 def test_a_short_run_reports_every_estimator_and_baseline(tmp_path):
     report = SMALL.run(tmp_path)
     names = [row["estimator"] for row in report.rows]

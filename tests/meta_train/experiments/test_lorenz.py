@@ -85,6 +85,7 @@ def one_device(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: device)
 
 
+@pytest.mark.slow  # a quarter of a minute of compiling
 @pytest.mark.usefixtures("one_device")
 def test_a_short_run_reports_every_estimator(tmp_path):
     experiment = LearningLorenz(
