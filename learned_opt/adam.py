@@ -54,13 +54,7 @@ class Adam(Rule):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        checks.require_numbers(
-            self,
-            learning_rate="(0, inf)",
-            b1="[0, 1)",
-            b2="[0, 1)",
-            eps="(0, inf)",
-        )
+        checks.require_numbers(self, **checks.ADAM)
 
     def init(self, key: PRNGKeyArray) -> AdamTheta:
         del key  # nothing is random

@@ -84,10 +84,7 @@ class Adam8p(Rule):
     def __post_init__(self) -> None:
         checks.require_numbers(
             self,
-            learning_rate="(0, inf)",
-            b1="[0, 1)",
-            b2="[0, 1)",
-            eps="(0, inf)",
+            **checks.ADAM,
             l1="[0, inf)",
             l2="[0, inf)",
             linear_decay="[0, inf)",

@@ -18,6 +18,14 @@ NO_PARAMS = (
     "but you are not passing `params` when calling `update`."
 )
 
+# What the numbers of Adam may be.
+ADAM = {
+    "learning_rate": "(0, inf)",
+    "b1": "[0, 1)",
+    "b2": "[0, 1)",
+    "eps": "(0, inf)",
+}
+
 
 def require_numbers(config: Any, **intervals: str) -> None:
     """Raises TypeError or ValueError for fields that are not numbers of an interval.

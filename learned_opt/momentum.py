@@ -46,11 +46,7 @@ class Momentum(Rule):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        checks.require_numbers(
-            self,
-            learning_rate="(0, inf)",
-            decay="[0, 1)",
-        )
+        checks.require_numbers(self, learning_rate="(0, inf)", decay="[0, 1)")
 
     def init(self, key: PRNGKeyArray) -> MomentumTheta:
         del key  # nothing is random

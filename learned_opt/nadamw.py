@@ -97,10 +97,7 @@ class NAdamW(Rule):
     def __post_init__(self) -> None:
         checks.require_numbers(
             self,
-            learning_rate="(0, inf)",
-            b1="[0, 1)",
-            b2="[0, 1)",
-            eps="(0, inf)",
+            **checks.ADAM,
             weight_decay="[0, inf)",
             l2="[0, inf)",
             warmup_fraction="[0, 1)",

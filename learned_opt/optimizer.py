@@ -8,6 +8,7 @@ rule on the flat layout.
 
 import abc
 import contextlib
+import functools
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -139,6 +140,8 @@ class Rule(abc.ABC):
                 f"{layout!r}."
             )
 
+        slots_of_scalar = functools.cache(lambda: self._slots_of_scalar(theta))
+
         def init_fn(params: optax.Params) -> TransformState:
             checks.require_trainable(params)
             if _is_abstract(params):
@@ -167,7 +170,7 @@ class Rule(abc.ABC):
                 state.made_for.require_shapes(params)
             view = layout(params)
             grads, fields = (view.ravel(_float32(x)) for x in (updates, params))
-            checks.require_slots(state.rule.slots, self._slots_of_scalar(theta), fields)
+            checks.require_slots(state.rule.slots, slots_of_scalar(), fields)
             state.made_for.require_dtypes(params)
             if not jax.tree.leaves(params):  # an empty group of `optax.partition`
                 return updates, state

@@ -63,10 +63,7 @@ class Rnn(Rule):
     step_size: float = 0.1
 
     def __post_init__(self) -> None:
-        checks.require_numbers(
-            self,
-            step_size="(0, inf)",
-        )
+        checks.require_numbers(self, step_size="(0, inf)")
 
     def init(self, key: PRNGKeyArray) -> RnnTheta:
         first_key, second_key, out_key = jax.random.split(key, 3)

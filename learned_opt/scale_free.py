@@ -86,10 +86,7 @@ class ScaleFree(Rule):
 
     def __post_init__(self) -> None:
         checks.require_numbers(
-            self,
-            hidden="[1, 16]",
-            step_size="(0, inf)",
-            weight_decay="[0, inf)",
+            self, hidden="[1, 16]", step_size="(0, inf)", weight_decay="[0, inf)"
         )
 
     def init(self, key: PRNGKeyArray) -> ScaleFreeTheta:

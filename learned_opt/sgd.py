@@ -36,10 +36,7 @@ class Sgd(Rule):
     learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
-        checks.require_numbers(
-            self,
-            learning_rate="(0, inf)",
-        )
+        checks.require_numbers(self, learning_rate="(0, inf)")
 
     def init(self, key: PRNGKeyArray) -> SgdTheta:
         del key  # nothing is random

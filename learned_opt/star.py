@@ -66,11 +66,7 @@ class Star(Rule):
     step_size: float = 1e-3
 
     def __post_init__(self) -> None:
-        checks.require_numbers(
-            self,
-            nominal_step="[0, inf)",
-            step_size="[0, inf)",
-        )
+        checks.require_numbers(self, nominal_step="[0, inf)", step_size="[0, inf)")
 
     def init(self, key: PRNGKeyArray) -> StarTheta:
         return StarTheta(network.mlp(key, _WIDTHS), AdafactorDecays.init())

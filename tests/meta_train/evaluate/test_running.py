@@ -1,6 +1,8 @@
 """Evaluating by name, what ships, and the command from end to end."""
 
 import dataclasses
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import optax
@@ -10,7 +12,7 @@ from bowls import bowl, by_hand
 
 import learned_opt
 from meta_train import cli, evaluate
-from meta_train.evaluate import Cache, Evaluation, running, shipped, training
+from meta_train.evaluate import Cache, Evaluation, running, shipped, timing, training
 from meta_train.evaluate.comparison import Competitor, Entry
 
 PROTOCOL = {"seeds": 1}
@@ -141,7 +143,7 @@ def test_of_what_is_in_both_of_two_comparisons_the_first_has_its_say():
     np.testing.assert_array_equal(mine, LOSSES[NAMES[1]])
 
 
-def test_steps_are_timed_when_that_is_asked_for(bowls):
+def test_steps_are_timed_when_that_is_asked_for(bowls, monkeypatch):
     assert all(r.seconds is None for r in BOWLS.run(cache=Cache(None)).results)
     progress = []
     timed = dataclasses.replace(BOWLS, timed=True).run(
@@ -150,6 +152,10 @@ def test_steps_are_timed_when_that_is_asked_for(bowls):
     for result in timed.results:
         assert result.seconds.shape == (2,) and (result.seconds > 0).all()
     assert (1, 2) in progress
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr(timing, "time", clock)  # 50 steps take a second
+    timed = timing.timed(timed, BOWLS.contenders())
+    np.testing.assert_allclose([r.seconds for r in timed.results], 1 / 50)
     (mine, _) = evaluate.standings(timed, reference="adam:lr=0.001")
     against = mine.against["final"]
     assert mine.milliseconds > 0 and against.speedup_seconds.value > 0
