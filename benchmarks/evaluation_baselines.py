@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from meta_train import evaluate
 from meta_train.devices import use_all_cores, use_compilation_cache
-from meta_train.durations import seconds
+from meta_train.durations import budget, over
 from meta_train.evaluate import Evaluation, page, shipped, suites
 
 console = Console(width=160)
@@ -57,7 +57,7 @@ class Baselines:
                 contenders,
                 num_seeds=self.seeds,
                 cache=evaluate.Cache(self.cache, console.print),
-                deadline=started + seconds(self.budget) if self.budget else None,
+                stop=over(budget(self.budget)),
                 on_progress=lambda done: bar.update(
                     line,
                     completed=done.done,

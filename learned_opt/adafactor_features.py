@@ -14,7 +14,7 @@ Without the two that have a star, these are the 28 of the earlier `adafactor_mlp
 Features of rows alone and of columns alone are never computed for every parameter: they
 stay vectors, one entry per row or column. The others are elementwise functions.
 
-    slots, factored = adafactor_features.start(params, layout)
+    step, slots, factored = adafactor_features.start(params, layout)
     slots, factored = adafactor_features.accumulate(slots, factored, grads, rates, layout)
     features = adafactor_features.velo_features(grads, params, slots, factored, layout)
 """
@@ -25,7 +25,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from learned_opt import factored as factored_moments
 from learned_opt import moments
@@ -47,6 +47,14 @@ class Rates(NamedTuple):
 class AdafactorSlots(NamedTuple):
     m: tuple[Field, ...]  # means of gradients, one per decay
     v: Field  # mean of squared gradients
+
+
+class AdafactorState(NamedTuple):
+    """All that a rule remembers whose network sees these features."""
+
+    step: Int[Array, ""]  # updates made so far
+    slots: AdafactorSlots
+    factored: FactoredMoments
 
 
 class Features(NamedTuple):
@@ -91,10 +99,13 @@ class Tensor(NamedTuple):
     column_root: Array
 
 
-def start(params: Field, layout: Layout) -> tuple[AdafactorSlots, FactoredMoments]:
+def start(params: Field, layout: Layout) -> AdafactorState:
     """Averages before the first step."""
     zeros = moments.zeros(params, layout)
-    return AdafactorSlots((zeros,) * 3, zeros), factored_moments.start(3, layout)
+    slots = AdafactorSlots((zeros,) * 3, zeros)
+    return AdafactorState(
+        jnp.zeros((), jnp.int32), slots, factored_moments.start(3, layout)
+    )
 
 
 def accumulate(

@@ -21,18 +21,20 @@ import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from learned_opt import adafactor_features, network, normalized_network
-from learned_opt.adafactor_features import NUM_FEATURES, AdafactorSlots, Rates
+from learned_opt import (
+    adafactor_features,
+    network,
+    normalized_network,
+    time_features,
+)
+from learned_opt.adafactor_features import NUM_FEATURES, AdafactorState, Rates
 from learned_opt.decays import learned_rates
-from learned_opt.factored import FactoredMoments
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals
 
-_TIME_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
-_WIDTHS = (NUM_FEATURES + len(_TIME_SCALES), 4, 4, 2)
+_WIDTHS = (NUM_FEATURES + time_features.NUM_FEATURES, 4, 4, 2)
 
 
 class AdafactorDecays(NamedTuple):
@@ -64,12 +66,6 @@ class AdafactorMLPTheta(NamedTuple):
     decays: AdafactorDecays
 
 
-class AdafactorMLPState(NamedTuple):
-    step: Int[Array, ""]
-    slots: AdafactorSlots
-    factored: FactoredMoments
-
-
 @dataclasses.dataclass(frozen=True)
 class AdafactorMLP(Rule):
     """The per-parameter MLP with Adafactor features; 197 meta-parameters.
@@ -83,25 +79,26 @@ class AdafactorMLP(Rule):
 
     def start(
         self, theta: AdafactorMLPTheta, params: Field, layout: Layout
-    ) -> AdafactorMLPState:
+    ) -> AdafactorState:
         del theta
-        slots, factored = adafactor_features.start(params, layout)
-        return AdafactorMLPState(jnp.zeros((), jnp.int32), slots, factored)
+        return adafactor_features.start(params, layout)
 
     def advance(
         self,
         theta: AdafactorMLPTheta,
-        state: AdafactorMLPState,
+        state: AdafactorState,
         grads: Field,
         params: Field,
         layout: Layout,
         signals: Signals,
-    ) -> tuple[Field, AdafactorMLPState]:
+    ) -> tuple[Field, AdafactorState]:
         del signals
         slots, factored = adafactor_features.accumulate(
             state.slots, state.factored, grads, theta.decays.rates(), layout
         )
-        layers = with_time(theta.layers, time_features(state.step))
+        layers = time_features.into_bias(
+            theta.layers, time_features.bounded(state.step)
+        )
 
         features = adafactor_features.features(grads, params, slots, factored, layout)
         outputs = normalized_network.shared(layers, features, layout)
@@ -111,18 +108,4 @@ class AdafactorMLP(Rule):
             ),
             *outputs,
         )
-        return steps, AdafactorMLPState(state.step + 1, slots, factored)
-
-
-def time_features(step: Int[Array, ""]) -> Float[Array, "11"]:
-    """Eleven bounded functions of the number of updates made so far."""
-    return jnp.tanh(step.astype(jnp.float32) / np.array(_TIME_SCALES) - 1.0)
-
-
-def with_time(
-    layers: tuple[network.Dense, ...], time: Float[Array, "time"]
-) -> tuple[network.Dense, ...]:
-    """The network without its last inputs, which become part of the first bias."""
-    first, *rest = layers
-    own = first.w.shape[0] - time.size
-    return (network.Dense(first.w[:own], first.b + time @ first.w[own:]), *rest)
+        return steps, AdafactorState(state.step + 1, slots, factored)

@@ -37,7 +37,12 @@ from learned_opt import (
     progress,
     relative_loss,
 )
-from learned_opt.adafactor_features import NUM_VELO_FEATURES, AdafactorSlots, Rates
+from learned_opt.adafactor_features import (
+    NUM_VELO_FEATURES,
+    AdafactorSlots,
+    AdafactorState,
+    Rates,
+)
 from learned_opt.factored import FactoredMoments
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals, require_num_steps, require_value
@@ -73,12 +78,6 @@ class CeloTheta(NamedTuple):
     scheduler: CeloSchedulerTheta
 
 
-class CeloRuleState(NamedTuple):
-    step: Int[Array, ""]
-    slots: AdafactorSlots
-    factored: FactoredMoments
-
-
 class CeloState(NamedTuple):
     step: Int[Array, ""]
     slots: AdafactorSlots
@@ -101,20 +100,19 @@ class CeloRule(Rule):
 
     def start(
         self, theta: CeloRuleTheta, params: Field, layout: Layout
-    ) -> CeloRuleState:
+    ) -> AdafactorState:
         del theta
-        slots, factored = adafactor_features.start(params, layout)
-        return CeloRuleState(jnp.zeros((), jnp.int32), slots, factored)
+        return adafactor_features.start(params, layout)
 
     def advance(
         self,
         theta: CeloRuleTheta,
-        state: CeloRuleState,
+        state: AdafactorState,
         grads: Field,
         params: Field,
         layout: Layout,
         signals: Signals,
-    ) -> tuple[Field, CeloRuleState]:
+    ) -> tuple[Field, AdafactorState]:
         del signals
         grads = layout.map(
             lambda g: jnp.clip(g, -_LARGEST_GRADIENT, _LARGEST_GRADIENT), grads
@@ -135,7 +133,7 @@ class CeloRule(Rule):
             magnitude,
             layout.spread(moments.rms(p_square, 1e-9)),
         )
-        return steps, CeloRuleState(state.step + 1, slots, factored)
+        return steps, AdafactorState(state.step + 1, slots, factored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +182,7 @@ class Celo(Rule):
         lr, hidden, cell = _schedule(theta.scheduler, x, state.hidden, state.cell)
         steps, rule = CeloRule().advance(
             theta.rule,
-            CeloRuleState(state.step, state.slots, state.factored),
+            AdafactorState(state.step, state.slots, state.factored),
             grads,
             params,
             layout,

@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from learned_opt import adafactor_features, checks, network
-from learned_opt.adafactor_features import NUM_VELO_FEATURES, AdafactorSlots, Rates
-from learned_opt.factored import FactoredMoments
+from learned_opt.adafactor_features import NUM_VELO_FEATURES, AdafactorState, Rates
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals
 
@@ -39,12 +38,6 @@ class Celo2Theta(NamedTuple):
     """347 meta-parameters."""
 
     layers: tuple[network.Dense, ...]  # 30-8-8-3
-
-
-class Celo2State(NamedTuple):
-    step: Int[Array, ""]
-    slots: AdafactorSlots
-    factored: FactoredMoments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,20 +60,19 @@ class Celo2(Rule):
     def init(self, key: PRNGKeyArray) -> Celo2Theta:
         return Celo2Theta(network.mlp(key, _WIDTHS))
 
-    def start(self, theta: Celo2Theta, params: Field, layout: Layout) -> Celo2State:
+    def start(self, theta: Celo2Theta, params: Field, layout: Layout) -> AdafactorState:
         del theta
-        slots, factored = adafactor_features.start(params, layout)
-        return Celo2State(jnp.zeros((), jnp.int32), slots, factored)
+        return adafactor_features.start(params, layout)
 
     def advance(
         self,
         theta: Celo2Theta,
-        state: Celo2State,
+        state: AdafactorState,
         grads: Field,
         params: Field,
         layout: Layout,
         signals: Signals,
-    ) -> tuple[Field, Celo2State]:
+    ) -> tuple[Field, AdafactorState]:
         del signals
         grads = layout.map(lambda g: jnp.clip(g, -1000.0, 1000.0), grads)
         slots, factored = adafactor_features.accumulate(
@@ -96,7 +88,7 @@ class Celo2(Rule):
 
         tensors = adafactor_features.by_tensor(grads, params, slots, factored, layout)
         steps = layout.field([update(tensor) for tensor in tensors])
-        return steps, Celo2State(state.step + 1, slots, factored)
+        return steps, AdafactorState(state.step + 1, slots, factored)
 
 
 @dataclasses.dataclass(frozen=True)

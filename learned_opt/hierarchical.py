@@ -41,20 +41,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from learned_opt import loss_features, moments, network
+from learned_opt import loss_features, moments, network, time_features
 from learned_opt.layout import Field, Layout
 from learned_opt.loss_features import LossStatistics
 from learned_opt.optimizer import Rule, Signals, require_value
 
 _RATES = (0.5, 0.1, 0.01, 0.001, 0.0001)  # of momenta and second moments: 1 - decay
-_TIME_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 _TENSOR_FEATURES = 18
 _PARAM_FEATURES = 3 + 4 * len(_RATES)  # the inputs of the MLP that differ by parameter
 _HIDDEN = 64  # units of the LSTM
 _FROM_LSTM = 18
 _TO_MLP = 17
 _FROM_MLP = 16
-_WIDTHS = (_PARAM_FEATURES + len(_TIME_SCALES) + 3 + _TO_MLP, 32, 32, 2 + _FROM_MLP)
+_WIDTHS = (
+    _PARAM_FEATURES + time_features.NUM_FEATURES + 3 + _TO_MLP,
+    32,
+    32,
+    2 + _FROM_MLP,
+)
 _CLIP = 10.0  # gradients are clipped at this multiple of their running RMS
 _CLIP_RATE = 0.01
 
@@ -257,7 +261,7 @@ def _constant_features(
 ) -> Float[Array, "31 tensors"]:
     """The inputs of the MLP that are equal for all parameters of a tensor."""
     sizes = np.array(layout.sizes, np.float32)
-    time = jnp.sin(step.astype(jnp.float32) / (np.array(_TIME_SCALES) * np.pi))
+    time = time_features.periodic(step)
     count = max(np.count_nonzero(sizes), 1)
     return jnp.concatenate(
         [

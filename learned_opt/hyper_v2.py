@@ -115,12 +115,9 @@ class HyperV2(Rule):
         )
 
     def start(self, theta: HyperV2Theta, params: Field, layout: Layout) -> HyperV2State:
-        slots, factored = adafactor_features.start(params, layout)
         every_tensor = (len(layout.shapes), _HIDDEN)
         return HyperV2State(
-            step=jnp.zeros((), jnp.int32),
-            slots=slots,
-            factored=factored,
+            *adafactor_features.start(params, layout),
             hidden=jnp.broadcast_to(theta.initial_hidden, every_tensor),
             cell=jnp.broadcast_to(theta.initial_cell, every_tensor),
             losses=relative_loss.start(),

@@ -17,17 +17,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from learned_opt import moments, network
+from learned_opt import moments, network, time_features
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals
 
 _RATES = (0.9, 0.5, 0.1, 0.01, 0.001, 0.0001)  # of momenta: 1 - decay
-_TIME_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 _PARAM_FEATURES = 2 + len(_RATES)
-_WIDTHS = (_PARAM_FEATURES + len(_TIME_SCALES), 32, 32, 2)
+_WIDTHS = (_PARAM_FEATURES + time_features.NUM_FEATURES, 32, 32, 2)
 
 
 class PerParameterMLPTheta(NamedTuple):
@@ -77,13 +75,8 @@ class PerParameterMLP(Rule):
         features = (grads, params, *slots)
         squares = layout.mean_squares(lambda *x: x, *features)  # [8, tensors]
 
-        first, *rest = theta.layers
-        time = _time_features(state.step)
-        layers = (
-            network.Dense(
-                first.w[:_PARAM_FEATURES], first.b + time @ first.w[_PARAM_FEATURES:]
-            ),
-            *rest,
+        layers = time_features.into_bias(
+            theta.layers, time_features.bounded(state.step)
         )
 
         def update(scale: Array, *x: Array) -> tuple[Array, None]:
@@ -93,7 +86,3 @@ class PerParameterMLP(Rule):
         scales = layout.spread(jax.lax.rsqrt(squares + 1e-5))
         steps, _ = layout.map_in_pieces(update, scales, *features)
         return steps, PerParameterMLPState(state.step + 1, slots)
-
-
-def _time_features(step: Int[Array, ""]) -> Float[Array, "time"]:
-    return jnp.tanh(step.astype(jnp.float32) / np.array(_TIME_SCALES) - 1.0)

@@ -25,16 +25,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
-from learned_opt import adafactor_features, checks, network, normalized_network
-from learned_opt.adafactor_features import NUM_FEATURES, AdafactorSlots
-from learned_opt.adafactor_mlp import AdafactorDecays, time_features, with_time
-from learned_opt.factored import FactoredMoments
+from learned_opt import (
+    adafactor_features,
+    checks,
+    network,
+    normalized_network,
+    time_features,
+)
+from learned_opt.adafactor_features import NUM_FEATURES, AdafactorState
+from learned_opt.adafactor_mlp import AdafactorDecays
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals
 
-_WIDTHS = (NUM_FEATURES + 11, 4, 4, 3)
+_WIDTHS = (NUM_FEATURES + time_features.NUM_FEATURES, 4, 4, 3)
 
 
 class StarTheta(NamedTuple):
@@ -42,12 +47,6 @@ class StarTheta(NamedTuple):
 
     layers: tuple[network.Dense, ...]  # 39-4-4-3
     decays: AdafactorDecays
-
-
-class StarState(NamedTuple):
-    step: Int[Array, ""]
-    slots: AdafactorSlots
-    factored: FactoredMoments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,25 +70,26 @@ class Star(Rule):
     def init(self, key: PRNGKeyArray) -> StarTheta:
         return StarTheta(network.mlp(key, _WIDTHS), AdafactorDecays.init())
 
-    def start(self, theta: StarTheta, params: Field, layout: Layout) -> StarState:
+    def start(self, theta: StarTheta, params: Field, layout: Layout) -> AdafactorState:
         del theta
-        slots, factored = adafactor_features.start(params, layout)
-        return StarState(jnp.zeros((), jnp.int32), slots, factored)
+        return adafactor_features.start(params, layout)
 
     def advance(
         self,
         theta: StarTheta,
-        state: StarState,
+        state: AdafactorState,
         grads: Field,
         params: Field,
         layout: Layout,
         signals: Signals,
-    ) -> tuple[Field, StarState]:
+    ) -> tuple[Field, AdafactorState]:
         del signals
         slots, factored = adafactor_features.accumulate(
             state.slots, state.factored, grads, theta.decays.rates(), layout
         )
-        layers = with_time(theta.layers, time_features(state.step))
+        layers = time_features.into_bias(
+            theta.layers, time_features.bounded(state.step)
+        )
 
         def update(d: Array, m_b: Array, m_g: Array, v: Array, *m: Array) -> Array:
             nominal = self.nominal_step * jnp.exp(0.001 * m_g) * sum(m) / 3
@@ -99,4 +99,4 @@ class Star(Rule):
         features = adafactor_features.features(grads, params, slots, factored, layout)
         outputs = normalized_network.shared(layers, features, layout)
         steps = layout.map(update, *outputs, slots.v, *slots.m)
-        return steps, StarState(state.step + 1, slots, factored)
+        return steps, AdafactorState(state.step + 1, slots, factored)

@@ -1,6 +1,8 @@
 """Durations as people write them on a command line: 90, 90s, 9m, 1.5h."""
 
 import re
+import time
+from collections.abc import Callable
 
 
 def seconds(text: str) -> float:
@@ -18,3 +20,9 @@ def seconds(text: str) -> float:
 def budget(text: str) -> float | None:
     """The same; None, which is no limit, for an empty text."""
     return seconds(text) if text else None
+
+
+def over(budget: float | None) -> Callable[[], bool]:
+    """Whether so many seconds have passed since now; None: they never have."""
+    ends = float("inf") if budget is None else time.monotonic() + budget
+    return lambda: time.monotonic() >= ends

@@ -6,7 +6,6 @@ of equal structure are spread over the devices; what is known is not run again.
 """
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
@@ -27,7 +26,7 @@ _LARGEST_GROUP = 16  # tasks; all their starts are on the device at once
 
 
 class OutOfTimeError(ValueError):
-    """Not a single task was done before the deadline."""
+    """Not a single task was done before it was stopped."""
 
 
 class Progress(NamedTuple):
@@ -45,7 +44,6 @@ def compare(
     tuning_seeds: int = 1,
     settings: Settings = Settings(),
     cache: Cache = Cache(None),
-    deadline: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     warn: Callable[[str], None] = print,
@@ -60,13 +58,13 @@ def compare(
         ``num_seeds``; a trial is one run, so this multiplies the trials.
       settings: how to train and measure.
       cache: where results are looked up and kept.
-      deadline: of `time.monotonic`, when to begin nothing more. Ctrl-C acts alike.
-      stop: asked before every program, from any thread; True acts as the deadline does.
+      stop: asked before every program, from any thread, whether to begin nothing more
+        (`durations.over` says so after a time). Ctrl-C acts alike.
       on_progress: called from any thread, one at a time.
       warn: told where stored results are passed over, and what is left out.
 
     Returns:
-      The tasks on which all is done; all of them, without a deadline.
+      The tasks on which all is done; all of them, where nothing stopped it.
 
     Raises:
       ValueError: a length is not a multiple of ``settings.num_evals``, or names repeat.
@@ -85,7 +83,7 @@ def compare(
     counter = _Counter(
         sum(study.estimate(bench, contenders) for bench in benches), on_progress
     )
-    crew = _Crew(deadline, stop)
+    crew = _Crew(stop)
     own = [c for c in contenders if c.tuned == "per task"]
     shared = [c for c in contenders if c.tuned == "over the suite"]
 
@@ -123,14 +121,13 @@ def compare(
 class _Crew:
     """One worker per device, or two for a single one: one compiles, the other runs."""
 
-    def __init__(self, deadline: float | None, stop: Callable[[], bool]):
-        self._deadline, self._stop = deadline, stop
+    def __init__(self, stop: Callable[[], bool]):
+        self._stop = stop
         self._halt = threading.Event()
 
     def stopped(self) -> bool:
         """Whether to begin nothing more."""
-        late = self._deadline is not None and time.monotonic() > self._deadline
-        return late or self._halt.is_set() or self._stop()
+        return self._halt.is_set() or self._stop()
 
     def work(
         self, job: Callable[[Workbench, Device], None], benches: Sequence[Workbench]

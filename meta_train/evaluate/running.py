@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meta_train.durations import over
 from meta_train.evaluate import shipped, suites, timing
 from meta_train.evaluate.baselines import ALL
 from meta_train.evaluate.by_name import contender
@@ -77,7 +77,7 @@ class Evaluation:
           ValueError: see `compare`.
           tasksets.DataNotFoundError: a data set is not on this machine.
         """
-        deadline = None if budget is None else time.monotonic() + budget
+        stop = over(budget)
         contenders = self.contenders()
         items = suites.items(self.suite, self.num_tasks)
         entries = suites.entries(items, self.horizon, self.task_options)
@@ -91,7 +91,7 @@ class Evaluation:
                 num_seeds=self.seeds,
                 tuning_seeds=self.tuning_seeds,
                 cache=cache,
-                deadline=deadline,
+                stop=stop,
                 on_progress=on_progress,
                 warn=warn,
             )

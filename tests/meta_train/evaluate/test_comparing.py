@@ -1,7 +1,6 @@
 """Comparisons that really train: what all share, what is kept, what a kill leaves."""
 
 import dataclasses
-import time
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from bowls import Bowl, bowl
 import learned_opt
 import tasksets
 from meta_train import evaluate
+from meta_train.durations import over
 from meta_train.evaluate import Cache, Entry, Settings, comparing, training
 from meta_train.evaluate.contenders import Contender, Kind, Point, grid
 
@@ -182,15 +182,13 @@ def test_a_killed_comparison_goes_on_to_the_same_table(programs, monkeypatch, tm
         assert a.equals(b)
 
 
-def test_a_deadline_keeps_what_is_done_and_says_what_is_not(monkeypatch, tmp_path):
+def test_stopped_it_keeps_what_is_done_and_says_what_is_not(monkeypatch, tmp_path):
     told = []
     cache = Cache(tmp_path)
     with pytest.raises(ValueError, match="no task was done in time"):
-        _compare(BOWLS, [SGDS], cache=cache, deadline=time.monotonic())
+        _compare(BOWLS, [SGDS], cache=cache, stop=over(0.0))
     _compare(BOWLS[2:], [SGDS], cache=cache)
-    part = _compare(
-        BOWLS, [SGDS], cache=cache, deadline=time.monotonic(), warn=told.append
-    )
+    part = _compare(BOWLS, [SGDS], cache=cache, stop=over(0.0), warn=told.append)
     assert [entry.task.name for entry in part.entries] == ["three"]
     assert "1 of 3 tasks" in told[0]
 
