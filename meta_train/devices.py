@@ -67,6 +67,13 @@ def compiler_options() -> dict[str, int] | None:
     return {"xla_backend_optimization_level": 1, "xla_cpu_prefer_vector_width": 512}
 
 
+def run_once_options() -> dict[str, int] | None:
+    """How to compile a small program that runs once: on CPU, in half the time."""
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_backend_optimization_level": 0}
+
+
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """The same arrays on every device of a mesh, so that no step has to move them."""
     if mesh is None:

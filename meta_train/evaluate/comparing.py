@@ -71,13 +71,24 @@ def compare(
       OutOfTimeError: nothing was done in time.
     """
     _check(entries, contenders, num_seeds, tuning_seeds, settings)
-    study, prints = Study(num_seeds, tuning_seeds), fingerprints.by_content(contenders)
+    study = Study(num_seeds, tuning_seeds)
+    task_prints = fingerprints.of_tasks([entry.task for entry in entries])
+    point_prints = fingerprints.by_content(contenders)
     benches: list[Workbench] = []
     place: dict[int, tuple[Workbench, int]] = {}
     for group in _groups(entries):
         tasks = [entries[i].task for i in group]
         steps = entries[group[0]].num_steps
-        bench = Workbench(tasks, steps, num_seeds, settings, cache, prints, warn)
+        bench = Workbench(
+            tasks,
+            steps,
+            num_seeds,
+            settings,
+            cache,
+            [task_prints[i] for i in group],
+            point_prints,
+            warn,
+        )
         place |= {i: (bench, task) for task, i in enumerate(group)}
         benches.append(bench)
     counter = _Counter(

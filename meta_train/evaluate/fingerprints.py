@@ -8,6 +8,7 @@ differently.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
+from meta_train.devices import run_once_options
 from meta_train.evaluate.contenders import Contender, Kind, Point, stack_numbers
 from tasksets import Task
 from tasksets.task import SPLITS
@@ -26,6 +28,12 @@ _STEPS = 3
 _TOLERANCE = 1e-2
 
 
+def of_tasks(tasks: Sequence[Task]) -> list[Float[np.ndarray, "numbers"]]:
+    """Of each task, several at a time: nearly all of it is compiling."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(of_task, tasks))
+
+
 def of_task(task: Task) -> Float[np.ndarray, "numbers"]:
     """Size, mean, mean magnitude and a position-dependent mean of every array; losses."""
     named = jax.tree_util.tree_leaves_with_path(task.numbers)
@@ -33,7 +41,8 @@ def of_task(task: Task) -> Float[np.ndarray, "numbers"]:
     leaves = [x for path, x in named if not _normalises(path)]
     leaves += jax.tree.leaves(task.data)
     moments = [_moments(leaf) for leaf in leaves]
-    return np.concatenate([*moments, _losses(task)]).astype(np.float32)
+    losses = jax.jit(_losses, compiler_options=run_once_options())(task)
+    return np.concatenate([*moments, losses]).astype(np.float32)
 
 
 def of_points(points: Sequence[Point]) -> Float[np.ndarray, "points numbers"]:
@@ -66,7 +75,6 @@ def agree(a: Float[np.ndarray, "*any"], b: Float[np.ndarray, "*any"]) -> bool:
     return bool(np.allclose(a, b, rtol=_TOLERANCE, atol=1e-6, equal_nan=True))
 
 
-@jax.jit
 def _losses(task: Task) -> Float[jax.Array, "splits"]:
     """Near a start, where layers that begin at zero have begun to matter."""
     keys = jax.random.split(jax.random.key(0), 4)

@@ -54,8 +54,9 @@ def save(
         for figure in _distinct(result):
             losses = [result.losses[figure][split] for split in _SPLITS]
             arrays[f"{i} {figure}"] = np.stack(losses).astype(np.float32)
-    for t, entry in enumerate(comparison.entries):
-        arrays[f"fingerprint of task {t}"] = fingerprints.of_task(entry.task)
+    tasks = [entry.task for entry in comparison.entries]
+    for t, found in enumerate(fingerprints.of_tasks(tasks)):
+        arrays[f"fingerprint of task {t}"] = found
     meta = {
         "format": cache.FORMAT,
         "protocol": protocol,
@@ -86,12 +87,13 @@ def load(
         raise ValueError(f"{path} was made under another protocol: {meta['protocol']}")
     places = {tuple(task): place for place, task in enumerate(meta["tasks"])}
     mine = []
-    for entry in entries:
+    task_prints = fingerprints.of_tasks([entry.task for entry in entries])
+    for entry, task_print in zip(entries, task_prints, strict=True):
         place = places.get((entry.task.name, entry.num_steps))
         if place is None:
             raise ValueError(f"{path} does not have {entry.task.name}")
         found = arrays[f"fingerprint of task {place}"]
-        if not fingerprints.agree(found, fingerprints.of_task(entry.task)):
+        if not fingerprints.agree(found, task_print):
             raise ValueError(f"{path}: {entry.task.name} is of other data or code here")
         mine.append(place)
     now = {contender.content: contender for contender in contenders}

@@ -55,7 +55,8 @@ class Workbench:
       num_seeds: of the runs that will be asked for.
       settings: how to train and measure.
       cache: where results are kept.
-      prints: the fingerprints of points, by `Point.content`; points without have none.
+      task_prints: the fingerprints of the tasks.
+      point_prints: those of points, by `Point.content`; points without have none.
       warn: told where stored results are passed over.
     """
 
@@ -66,13 +67,14 @@ class Workbench:
         num_seeds: int,
         settings: Settings,
         cache: Cache,
-        prints: Mapping[str, Float[np.ndarray, "numbers"]],
+        task_prints: Sequence[Float[np.ndarray, "numbers"]],
+        point_prints: Mapping[str, Float[np.ndarray, "numbers"]],
         warn: Callable[[str], None],
     ):
         self.tasks, self.num_steps = tasks, num_steps
         self._num_seeds, self._settings = num_seeds, settings
-        self._cache, self._prints, self._warn = cache, prints, warn
-        self._task_prints = [fingerprints.of_task(task) for task in tasks]
+        self._cache, self._warn = cache, warn
+        self._task_prints, self._point_prints = task_prints, point_prints
         self._stored = [cache.read(task.name) for task in tasks]
         self._results: dict[tuple[int, str, int], Losses] = {}
         self._ready: tuple[Task, Start] | None = None
@@ -198,5 +200,5 @@ class Workbench:
         return self._stored[run.task].get(self._key(run) or "", ())
 
     def _fingerprint(self, run: Wanted) -> Float[np.ndarray, "numbers"]:
-        own = self._prints.get(run.point.content or "", np.zeros(0))
+        own = self._point_prints.get(run.point.content or "", np.zeros(0))
         return np.concatenate([self._task_prints[run.task], own])
