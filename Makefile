@@ -1,5 +1,6 @@
 # make demo     meta-train a small optimizer and show what it does
 # make test     the fast tests; more options in PYTEST_ARGS
+# make docs     the guides and the reference as a site: docs/_build/index.html
 # make lint     style; make types: static types; make bench: measurements
 # make clean    remove the environment and every cache
 #
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 DEV := $(VENV)/.installed-$(EXTRAS)
 comma := ,
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test docs lint types bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-plot
@@ -26,6 +27,9 @@ demo: $(VENV)/.installed-plot
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -38,7 +42,7 @@ bench: $(DEV)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per set of extras (joined by +), so that nothing is installed twice.

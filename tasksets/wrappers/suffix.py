@@ -43,7 +43,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def parse(suffix: str) -> tuple[Wrapper, ...]:
-    """The wrappers of a suffix; their `str`s, joined, are the canonical suffix."""
+    """The wrappers of a suffix; as strings, joined, they are the canonical suffix."""
     if not suffix:
         return ()
     first, *parts = _PLUS.split(suffix)
