@@ -129,10 +129,22 @@ def make_step(
 
     Returns:
       ``step(estimators, state) -> (state, metrics)``. Estimators are arguments, so that
-      the data sets within are never constants of the program; ``state`` is donated.
+      the data sets within are never constants of the program; ``state`` is donated. It
+      returns while the step is computed, and waits for the one before.
     """
     step = step_function(optimizer, clip=clip, average_rate=average_rate)
-    return jax.jit(step, donate_argnums=1, compiler_options=compiler_options())
+    compiled = jax.jit(step, donate_argnums=1, compiler_options=compiler_options())
+    last: Metrics = {}
+
+    def paced(estimators: Sequence[Estimator], state: OuterState):
+        # With dozens of programs ahead, the sum over CPU devices waits for ever: those that
+        # have arrived hold the threads that the others need.
+        jax.block_until_ready(last)
+        state, metrics = compiled(estimators, state)
+        last.update(metrics)
+        return state, metrics
+
+    return paced
 
 
 def step_function(

@@ -1,5 +1,8 @@
 """One outer step: clip, update, skip what is not finite, any optax optimizer."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +116,35 @@ def test_a_learned_optimizer_can_be_the_outer_optimizer(name):
     assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.theta))
     assert not np.array_equal(state.theta["w"], theta["w"])
+
+
+_UNREAD_STEPS = """
+import jax
+
+jax.config.update("jax_num_cpu_devices", 2)
+import learned_opt, optax, tasksets
+from meta_train import PES, InnerTraining, Truncation, outer
+from meta_train.devices import lane_mesh, replicate
+
+mesh = lane_mesh()
+task = replicate(tasksets.get("small_mlp/seed3@digits"), mesh)
+system = InnerTraining(task, learned_opt.Adam(), train_weight=1.0)
+pes = PES(system, Truncation.constant(200, 20), 8, mesh=mesh)
+tx = optax.adam(1e-3)
+theta = learned_opt.Adam().init(jax.random.key(0))
+state = outer.start((pes,), theta, tx, jax.random.key(1))
+step = outer.make_step(tx)
+for _ in range(400):
+    state, _ = step((pes,), state)
+print(int(state.step))
+"""
+
+
+def test_steps_whose_metrics_nobody_reads_do_not_lock_devices_up():
+    # In the state it is to prevent, XLA ends the process after a minute.
+    command = [sys.executable, "-c", _UNREAD_STEPS]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=55)
+    assert run.stdout.strip() == "400", run.stderr
 
 
 def _update(contributions, **options):
