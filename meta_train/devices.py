@@ -5,6 +5,7 @@ the loops here are too short to be worth dividing.
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 def use_all_cores() -> None:
     """Make every CPU core a jax device; call before anything else touches jax.
 
-    Does nothing where the number was already chosen through ``jax_num_cpu_devices``.
+    The number of devices stays where it was already chosen (``jax_num_cpu_devices``).
+
+    A thread that starts a computation on a CPU then waits for it. Otherwise a thread that
+    is ahead by dozens of small ones, as one that prepares tasks is, can lock up a program
+    that sums over devices: on one device it waits for the sum, on the other for a place
+    behind computations which in turn wait until it has begun on both.
     """
     if _setting("jax_num_cpu_devices") < 1:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def use_compilation_cache(folder: str) -> None:
@@ -84,11 +91,21 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
 def lane_mesh() -> Mesh | None:
     """A one-dimensional mesh over this process's devices with the axis "lanes".
 
-    None where there is just one.
+    None where there is just one. Warns of CPU devices that may lock up, see `use_all_cores`.
     """
     devices = jax.local_devices()
     if len(devices) == 1:
         return None
+    if devices[0].platform == "cpu" and jax.config.read(
+        "jax_cpu_enable_async_dispatch"
+    ):
+        warnings.warn(
+            "several CPU devices can lock up while they are used asynchronously: call "
+            "meta_train.devices.use_all_cores() before anything else touches jax, or "
+            'jax.config.update("jax_cpu_enable_async_dispatch", False)',
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return jax.make_mesh(
         (len(devices),), ("lanes",), axis_types=(AxisType.Auto,), devices=devices
     )

@@ -22,6 +22,7 @@ import jax  # noqa: E402
 
 # Before the first use of a device, which is when jax fixes their number.
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,0 +1,62 @@
+"""CPU devices that wait for each other, and a thread that keeps them busy."""
+
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from meta_train.devices import lane_mesh
+
+_SUMS_AND_SMALL_COMPUTATIONS = """
+import os
+import threading
+
+import jax
+import jax.numpy as jnp
+
+from meta_train.devices import lane_mesh, use_all_cores
+
+jax.config.update("jax_num_cpu_devices", 2)
+use_all_cores()
+mesh = lane_mesh()
+
+
+def total(x):
+    x = jax.lax.fori_loop(0, 20, lambda _, x: jnp.tanh(x @ x.T @ x / 100), x)
+    return jax.lax.psum(jnp.sum(x), "lanes")
+
+
+def many_small():
+    while True:
+        x = jnp.ones((300, 300))
+        for _ in range(40):
+            x = jnp.tanh(x @ x / 100)
+
+
+lanes = jax.P("lanes")
+total = jax.jit(jax.shard_map(total, mesh=mesh, in_specs=lanes, out_specs=jax.P()))
+x = jax.device_put(jnp.ones((8, 128)), jax.NamedSharding(mesh, lanes))
+threading.Thread(target=many_small, daemon=True).start()
+for _ in range(2000):
+    total(x).block_until_ready()
+print("all done", flush=True)
+os._exit(0)
+"""
+
+
+def test_a_thread_with_many_small_computations_does_not_lock_devices_up():
+    # Where it does, XLA ends the process after a minute.
+    command = [sys.executable, "-c", _SUMS_AND_SMALL_COMPUTATIONS]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=55)
+    assert run.stdout.strip() == "all done", run.stderr
+
+
+def test_devices_that_may_lock_up_are_warned_of():
+    assert lane_mesh() is not None
+    jax.config.update("jax_cpu_enable_async_dispatch", True)
+    try:
+        with pytest.warns(RuntimeWarning, match="use_all_cores"):
+            assert lane_mesh() is not None
+    finally:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
