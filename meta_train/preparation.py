@@ -162,8 +162,13 @@ class Preparation:
         if self._mesh is not None:
             everywhere = self._view.step.sharding
             out_shardings = (everywhere, jax.tree.map(lambda x: x.sharding, lanes))
+
+        # jax keeps what it made of a function, the program too, as long as the function.
+        def own_window(*arguments: Any) -> tuple[Contribution, Lanes]:
+            return window(*arguments)
+
         program = jax.jit(
-            window,
+            own_window,
             donate_argnums=2,
             out_shardings=out_shardings,
             compiler_options=compiler_options(),

@@ -1,6 +1,7 @@
 """Runs of groups that come and go: nothing depends on how fast anything was."""
 
 import dataclasses
+import gc
 import os
 import signal
 import time
@@ -151,6 +152,26 @@ def test_what_a_group_needed_is_dropped_when_it_ends(tmp_path, monkeypatch):
     run.train(CONFIG, tmp_path, on_progress=on_progress)
     # Two in flight, two to come, and at most one being made ready.
     assert len(alive) >= 8 and max(counts) <= 5
+
+
+def test_programs_that_are_no_longer_needed_are_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_SPARE_PROGRAMS", 0)
+    options = tuple(f"dims={n}{small_runs.ONE_STRUCTURE}" for n in range(2, 9))
+    mix = dataclasses.replace(CONFIG.mix, task_options=options)
+    config = dataclasses.replace(CONFIG, mix=mix, groups_in_flight=1, outer_steps=24)
+
+    def programs():
+        gc.collect()
+        every = jax.devices()[0].client.live_executables()
+        return sum("own_window" in x.hlo_modules()[0].name for x in every)
+
+    before, counts = programs(), []
+    run.train(
+        config, tmp_path, on_progress=lambda _: counts.append(programs() - before)
+    )
+    replaced = run.read_metrics(tmp_path, "timing.jsonl")["replaced"].sum()
+    # Two are kept; one more may be in use or in the making.
+    assert replaced >= 6 and max(counts) <= 4
 
 
 @pytest.mark.parametrize("resumed", [False, True])
