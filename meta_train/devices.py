@@ -4,9 +4,10 @@ On CPU, XLA runs one program per device faster than one program over several thr
 the loops here are too short to be worth dividing.
 """
 
+import functools
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,23 @@ def compiler_options() -> dict[str, int] | None:
     if jax.default_backend() != "cpu":
         return None
     return {"xla_backend_optimization_level": 1, "xla_cpu_prefer_vector_width": 512}
+
+
+def compile_for(
+    f: Callable[..., Any],
+    arguments: Sequence[Any],
+    options: dict[str, int] | None = None,
+    **of_jit: Any,
+) -> Callable[..., Any]:
+    """A program for arguments of these shapes, gone when nobody holds it any more.
+
+    jax keeps what it made of a function, programs too, as long as the function is there.
+    Where thousands are made in one process it has to be a function of their own: each takes
+    hundreds of memory mappings, of which Linux allows 65,530.
+    """
+    own = functools.partial(f)
+    options = compiler_options() if options is None else options
+    return jax.jit(own, compiler_options=options, **of_jit).lower(*arguments).compile()
 
 
 def run_once_options() -> dict[str, int] | None:

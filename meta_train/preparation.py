@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from meta_train.devices import compiler_options, replicate
+from meta_train.devices import compile_for, replicate
 from meta_train.estimators import EvolutionStrategy
 from meta_train.groups import Group, Groups
 from meta_train.inner_training import InnerTraining
@@ -162,18 +162,9 @@ class Preparation:
         if self._mesh is not None:
             everywhere = self._view.step.sharding
             out_shardings = (everywhere, jax.tree.map(lambda x: x.sharding, lanes))
-
-        # jax keeps what it made of a function, the program too, as long as the function.
-        def own_window(*arguments: Any) -> tuple[Contribution, Lanes]:
-            return window(*arguments)
-
-        program = jax.jit(
-            own_window,
-            donate_argnums=2,
-            out_shardings=out_shardings,
-            compiler_options=compiler_options(),
+        program = compile_for(
+            window, arguments, donate_argnums=2, out_shardings=out_shardings
         )
-        program = program.lower(*arguments).compile()
         self._programs[key] = program
         while len(self._programs) > self._kept_programs:
             self._programs.popitem(last=False)

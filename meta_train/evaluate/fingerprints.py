@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +19,28 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from meta_train.devices import run_once_options
+from meta_train.devices import compile_for, run_once_options
 from meta_train.evaluate.contenders import Contender, Kind, Point, stack_numbers
-from tasksets import Task
+from tasksets import Task, group_by_structure
 from tasksets.task import SPLITS
 
 _SAMPLE = 4096  # entries of an array that are looked at
 _STEPS = 3
 _TOLERANCE = 1e-2
 
+_KNOWN: WeakKeyDictionary[Task, Float[np.ndarray, "numbers"]] = WeakKeyDictionary()
+
 
 def of_tasks(tasks: Sequence[Task]) -> list[Float[np.ndarray, "numbers"]]:
-    """Of each task, several at a time: nearly all of it is compiling."""
+    """Size, mean, mean magnitude and a position-dependent mean of every array; losses.
+
+    Found once for a task, several structures at a time: nearly all of it is compiling.
+    """
+    alike = group_by_structure([task for task in tasks if task not in _KNOWN])
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(of_task, tasks))
-
-
-def of_task(task: Task) -> Float[np.ndarray, "numbers"]:
-    """Size, mean, mean magnitude and a position-dependent mean of every array; losses."""
-    named = jax.tree_util.tree_leaves_with_path(task.numbers)
-    # The losses that normalise decide nothing about training, and get measured anew.
-    leaves = [x for path, x in named if not _normalises(path)]
-    leaves += jax.tree.leaves(task.data)
-    moments = [_moments(leaf) for leaf in leaves]
-    losses = jax.jit(_losses, compiler_options=run_once_options())(task)
-    return np.concatenate([*moments, losses]).astype(np.float32)
+        for group, found in zip(alike, pool.map(_of_alike, alike), strict=True):
+            _KNOWN.update(zip(group, found, strict=True))
+    return [_KNOWN[task] for task in tasks]
 
 
 def of_points(points: Sequence[Point]) -> Float[np.ndarray, "points numbers"]:
@@ -73,6 +71,20 @@ def agree(a: Float[np.ndarray, "*any"], b: Float[np.ndarray, "*any"]) -> bool:
     if a.shape != b.shape:
         return False
     return bool(np.allclose(a, b, rtol=_TOLERANCE, atol=1e-6, equal_nan=True))
+
+
+def _of_alike(tasks: Sequence[Task]) -> list[Float[np.ndarray, "numbers"]]:
+    """Of tasks of equal structure."""
+    losses = compile_for(_losses, tasks[:1], run_once_options())
+    found = []
+    for task in tasks:
+        named = jax.tree_util.tree_leaves_with_path(task.numbers)
+        # The losses that normalise decide nothing about training, and get measured anew.
+        leaves = [x for path, x in named if not _normalises(path)]
+        leaves += jax.tree.leaves(task.data)
+        moments = [_moments(leaf) for leaf in leaves]
+        found.append(np.concatenate([*moments, losses(task)]).astype(np.float32))
+    return found
 
 
 def _losses(task: Task) -> Float[jax.Array, "splits"]:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from meta_train.devices import compiler_options
+from meta_train.devices import compile_for
 from meta_train.evaluate.contenders import Kind, Point, stack_numbers
 from meta_train.evaluate.settings import Device, Settings
 from meta_train.evaluate.starts import Start, Step
@@ -72,8 +72,7 @@ class Program:
         )
         arguments = (stack, starts, *jax.device_put(lanes, self._device))
         if self._compiled is None:
-            jitted = jax.jit(self._train_all, compiler_options=compiler_options())
-            self._compiled = jitted.lower(*arguments).compile()
+            self._compiled = compile_for(self._train_all, arguments)
         losses = np.asarray(self._compiled(*arguments))
         return list(losses[: len(runs)])
 

@@ -163,7 +163,7 @@ def test_programs_that_are_no_longer_needed_are_dropped(tmp_path, monkeypatch):
     def programs():
         gc.collect()
         every = jax.devices()[0].client.live_executables()
-        return sum("own_window" in x.hlo_modules()[0].name for x in every)
+        return sum("window" in x.hlo_modules()[0].name for x in every)
 
     before, counts = programs(), []
     run.train(

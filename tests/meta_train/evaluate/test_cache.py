@@ -90,23 +90,24 @@ def test_a_file_cut_short_is_named_and_passed_over(tmp_path):
     assert len(warnings) == 1 and path.name in warnings[0]
 
 
+def _print_of(task):
+    return fingerprints.of_tasks([task])[0]
+
+
 def test_fingerprints_tell_tasks_apart_but_not_by_rounding_or_normalisation():
-    found = fingerprints.of_task(bowl())
+    found = _print_of(bowl())
     assert fingerprints.agree(found, found * np.float32(1 + 1e-5))
-    assert not fingerprints.agree(found, fingerprints.of_task(bowl(curvature=1.1)))
-    assert not fingerprints.agree(
-        found, fingerprints.of_task(bowl(bottoms=(0, 1, 0, 0)))
-    )
+    assert not fingerprints.agree(found, _print_of(bowl(curvature=1.1)))
+    assert not fingerprints.agree(found, _print_of(bowl(bottoms=(0, 1, 0, 0))))
     task = bowl()
     measured = task.numbers._replace(best_loss=np.float32(-3.0))
     other = dataclasses.replace(task, numbers=measured)
-    assert fingerprints.agree(found, fingerprints.of_task(other))
+    assert fingerprints.agree(found, _print_of(other))
 
 
 def test_fingerprints_tell_tasks_of_equal_numbers_apart_by_their_losses():
     ackley, rosenbrock = (
-        fingerprints.of_task(tasksets.get(f"TwoD_{name}"))
-        for name in ("Ackley", "Rosenbrock")
+        _print_of(tasksets.get(f"TwoD_{name}")) for name in ("Ackley", "Rosenbrock")
     )
     assert ackley.shape == rosenbrock.shape == (4,)  # all structure, no numbers
     assert not fingerprints.agree(ackley, rosenbrock)

@@ -1,6 +1,7 @@
 """Comparisons that really train: what all share, what is kept, what a kill leaves."""
 
 import dataclasses
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +192,18 @@ def test_stopped_it_keeps_what_is_done_and_says_what_is_not(monkeypatch, tmp_pat
     part = _compare(BOWLS, [SGDS], cache=cache, stop=over(0.0), warn=told.append)
     assert [entry.task.name for entry in part.entries] == ["three"]
     assert "1 of 3 tasks" in told[0]
+
+
+def test_no_program_is_kept():
+    def programs():
+        gc.collect()
+        every = jax.devices()[0].client.live_executables()
+        names = [x.hlo_modules()[0].name for x in every]
+        return sum("train_all" in name or "losses" in name for name in names)
+
+    before = programs()
+    _compare(BOWLS, [SGDS])
+    assert programs() == before
 
 
 def test_progress_counts_to_the_end(tmp_path):
