@@ -102,7 +102,7 @@ class Measure:
             table.add_column(column, justify="right")
         for case in cases or CASES:
             table.add_row(*self._row(case))
-        Console(width=120).print(table)
+        Console(width=150).print(table)
 
     def _row(self, case: Case) -> list[str]:
         request = json.dumps([dataclasses.astuple(case), self.seconds])
