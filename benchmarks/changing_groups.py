@@ -1,6 +1,7 @@
 """A run over tasks of ever new structures: does it stall, does its memory grow?
 
     python -m benchmarks changing_groups
+    python -m benchmarks.changing_groups --min-horizon 8000
 
 Adam is meta-trained on the bundled networks and the quadratics, whose every draw may be
 another structure, for some minutes. Printed by quarters of the run: groups replaced,
@@ -8,16 +9,33 @@ seconds spent waiting for one, inner steps per second, the median and the 99th p
 of a step's seconds, and resident memory. Compiled programs start from nothing.
 """
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 OUTER_STEPS = 1200
 
 
+@dataclasses.dataclass(frozen=True)
+class ChangingGroups:
+    """Trains on groups that change; prints a table."""
+
+    min_horizon: int = 2000
+    """Inner steps of the shortest episode; the longest is five times as long."""
+
+    def __call__(self) -> None:
+        _run(self.min_horizon)
+
+
 def main() -> None:
-    """Run in a temporary folder and print the table."""
+    """The table, with episodes as short as by default."""
+    ChangingGroups()()
+
+
+def _run(min_horizon: int) -> None:
     from meta_train.devices import use_all_cores
 
     use_all_cores()
@@ -29,7 +47,9 @@ def main() -> None:
     config = TrainConfig(
         optimizer="adam",
         mix=TaskMix(suites=("digits", "quadratic"), max_megaflops=2.0),
-        horizons=Horizons(window=50, min_horizon=2000, max_horizon=10_000),
+        horizons=Horizons(
+            window=50, min_horizon=min_horizon, max_horizon=5 * min_horizon
+        ),
         groups_in_flight=4,
         tasks_per_group=4,
         num_pairs=16,
@@ -73,4 +93,4 @@ def _resident_gib() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(ChangingGroups)()
