@@ -93,7 +93,7 @@ def compile_for(
 
 
 def run_once_options() -> dict[str, int] | None:
-    """How to compile a small program that runs once: on CPU, in half the time."""
+    """How to compile a small program that runs once: on CPU, without optimising it."""
     if jax.default_backend() != "cpu":
         return None
     return {"xla_backend_optimization_level": 0}
