@@ -28,7 +28,7 @@ import tyro
 
 import tasksets
 from meta_train.devices import compiler_options
-from tasksets import known_losses
+from tasksets.registry import measured
 from tasksets.stacking import structure
 from tasksets.task import SPLITS, Task
 
@@ -82,7 +82,7 @@ class Measure:
         here = self.table.read_text().splitlines() if self.table.exists() else []
         done = {line.partition(",")[0] for line in here}
         for name in names:
-            if name in done or known_losses.source(name) == "measured":
+            if name in done or measured(name) is not None:
                 continue
             try:
                 task = tasksets.get(name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from meta_train.checkpoint import CheckpointError
 from meta_train.config import TrainConfig
@@ -425,7 +426,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (LookupError, ValueError, OSError, ImportError, CheckpointError) as error:
         if os.environ.get("LEARNED_OPT_TRACEBACK"):
             raise
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(1)
 
 

@@ -7,6 +7,7 @@ resumed run is checked against.
 import dataclasses
 import functools
 import json
+import math
 import shlex
 import typing
 from collections.abc import Sequence
@@ -144,8 +145,10 @@ class TrainConfig:
                 f"frozen_rule is for the optimizer celo, not for {self.optimizer}."
             )
         for name in ("sigma", "loss_cap", "outer_learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be positive and finite, got {getattr(self, name)}."
+                )
 
         if (self.outer_optimizer == "self") != (self.bootstrap_every is not None):
             raise ValueError("outer_optimizer 'self' and bootstrap_every go together.")
@@ -262,8 +265,10 @@ class TrainConfig:
         return shlex.join(words)
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(self.text() + "\n")
+        """Write as JSON, whole or not at all."""
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(self.text() + "\n")
+        temporary.replace(path)
 
     def text(self) -> str:
         """As JSON."""
@@ -271,8 +276,15 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path: Path) -> "TrainConfig":
-        """Read what `save` wrote."""
-        return cls.parse(path.read_text())
+        """Read what `save` wrote.
+
+        Raises:
+          ValueError: it is no config; the message names the file.
+        """
+        try:
+            return cls.parse(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
 
     @classmethod
     def parse(cls, text: str) -> "TrainConfig":

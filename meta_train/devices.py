@@ -28,8 +28,15 @@ def use_all_cores() -> None:
     behind computations which in turn wait until it has begun on both.
     """
     if _setting("jax_num_cpu_devices") < 1:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", num_cores())
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not everywhere
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def use_compilation_cache(folder: str) -> None:

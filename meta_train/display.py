@@ -75,8 +75,8 @@ def train(
             resume=resume,
             time_budget=time_budget,
             on_progress=show,
-            note=lambda text: bar.console.print(text, highlight=False),
-            warn=lambda text: bar.console.print(f"[yellow]warning:[/] {text}"),
+            note=lambda text: bar.console.print(escape(text), highlight=False),
+            warn=lambda text: bar.console.print(f"[yellow]warning:[/] {escape(text)}"),
         )
     metrics = run.read_metrics(folder)
     contained = int((metrics["guarded"] > 0).sum()) if metrics else 0
@@ -102,7 +102,7 @@ def report_run(folder: Path) -> None:
     try:
         console.print(f"Report: {report.write(folder)}")
     except ImportError as error:
-        console.print(f"[yellow]no report:[/] {error}")
+        console.print(f"[yellow]no report:[/] {escape(str(error))}")
 
 
 def demo(command: "Demo", time_budget: float | None) -> None:
@@ -131,10 +131,10 @@ def demo(command: "Demo", time_budget: float | None) -> None:
         picture = panels.plot_comparisons(rows, command.folder / "comparison.png")
         console.print(f"Plot: {picture}")
     except ImportError as error:
-        console.print(f"[yellow]no plot:[/] {error}")
+        console.print(f"[yellow]no plot:[/] {escape(str(error))}")
     for verdict in demonstration.verdicts(rows):
         mark = "[green]yes[/]" if verdict.holds else "[red]no [/]"
-        console.print(f"{mark} {verdict.claim}")
+        console.print(f"{mark} {escape(verdict.claim)}")
     console.print(
         f"Total {time.monotonic() - started:.0f} s. Use it:\n"
         f"  tx = pretrained.optimizer({str(theta_folder)!r}, num_steps=...)"

@@ -83,7 +83,7 @@ def _write(command: "Evaluate", comparison: Comparison) -> list[Path]:
 
         pictures = figures.draw(comparison, folder, split)
     except ImportError as error:
-        console.print(f"[yellow]no pictures:[/] {error}")
+        console.print(f"[yellow]no pictures:[/] {escape(str(error))}")
         pictures = {}
     html = page.write(
         folder / "index.html",
@@ -157,4 +157,4 @@ _EXPENDABLE = (
 
 
 def _warn(text: str) -> None:
-    console.print(f"[yellow]note:[/] {text}", highlight=False)
+    console.print(f"[yellow]note:[/] {escape(text)}", highlight=False)

@@ -98,7 +98,11 @@ class LoptPesProblem(Problem):
     def loss(
         self, numbers: LoptPesNumbers, params: Theta, batch: Task, key: PRNGKeyArray
     ) -> Float[Array, ""]:
-        """The mean meta-loss of the particles; differentiates to the PES estimate."""
+        """The mean meta-loss of the particles; differentiates to the PES estimate.
+
+        NaN where a particle diverged, whose losses the estimate leaves out: a theta that
+        lets training diverge must not look like a good one.
+        """
         theta = jax.tree.map(jax.lax.stop_gradient, params)
         system = InnerTraining(batch, self.optimizer)
         estimator = PES(system, self.truncation, self.num_pairs, self.sigma)
@@ -106,7 +110,8 @@ class LoptPesProblem(Problem):
 
         def window(state: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
             estimate, state = estimator.estimate(theta, state, key)
-            return state, (estimate.loss, estimate.grad)
+            diverged = estimate.metrics["guarded"] > 0
+            return state, (jnp.where(diverged, jnp.nan, estimate.loss), estimate.grad)
 
         state = estimator.init(theta, init_key)
         _, (losses, grads) = jax.lax.scan(window, state, jnp.stack(window_keys))

@@ -13,7 +13,12 @@ from typing import Any
 import jax
 
 from meta_train.config import TrainConfig
-from meta_train.devices import lane_mesh, program_folder, use_compilation_cache
+from meta_train.devices import (
+    lane_mesh,
+    program_folder,
+    use_all_cores,
+    use_compilation_cache,
+)
 from meta_train.worker import Assignment, Delivery, Worker
 
 
@@ -51,6 +56,8 @@ class RayPool:
         ray.init(
             address or "local", log_to_driver=False, logging_level="warning", **here
         )
+        if not address:
+            self._require_room(cpus, gpus)
         actor = ray.remote(
             num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=-1
         )(Actor)
@@ -58,6 +65,16 @@ class RayPool:
         self._running: dict[Any, int] = {}  # by what will be a delivery
         self._arrived: deque[Any] = deque()
         self._sent: tuple[Assignment, Any] | None = None
+
+    def _require_room(self, cpus: int, gpus: float) -> None:
+        room = self._ray.cluster_resources()
+        wanted = {"CPU": (cpus, "CPU cores"), "GPU": (gpus, "GPUs")}
+        for kind, (number, what) in wanted.items():
+            if number > (here := room.get(kind, 0)):
+                self._ray.shutdown()
+                raise ValueError(
+                    f"a worker needs {number:g} {what}, and this machine has {here:g}."
+                )
 
     def submit(self, worker: int, assignment: Assignment) -> None:
         """Have a worker run an assignment; one that all are told is sent once."""
@@ -109,6 +126,7 @@ class Actor:
             # XLA starts a thread per core of the machine otherwise, in every worker.
             os.environ["NPROC"] = str(self._cpus)
             jax.config.update("jax_num_cpu_devices", self._cpus)
+            use_all_cores()
             use_compilation_cache(program_folder())
             self._made = Worker(self._config, self._number, lane_mesh())
         return self._made.run(assignment)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from meta_train.experiments import EXPERIMENTS, Experiment, Report
@@ -121,10 +122,10 @@ def _show(experiment: Experiment, report: Report) -> None:
     claims = Table("claim", "measured", "holds", title=experiment.title)
     for claim in report.claims:
         verdict = "[green]yes[/]" if claim.holds else "[red]no[/]"
-        claims.add_row(claim.text, claim.measured, verdict)
+        claims.add_row(escape(claim.text), escape(claim.measured), verdict)
     console.print(claims)
     if report.rows:
         results = Table(*report.rows[0])
         for row in report.rows:
-            results.add_row(*(str(value) for value in row.values()))
+            results.add_row(*(escape(str(value)) for value in row.values()))
         console.print(results)

@@ -270,7 +270,8 @@ def claimed(
 
 def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
     path = folder / "config.json"
-    if path.exists():
+    # Where nothing was begun, a wrong name say was to blame, the next command begins.
+    if path.exists() and _holds_run(folder):
         if not resume:
             raise FileExistsError(
                 f"{folder} already holds a run; go on with it by --resume, or choose "
@@ -284,6 +285,12 @@ def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
             )
         return
     config.save(path)
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether a run got as far as its first outer step."""
+    saved = (folder / "checkpoints").rglob("*.safetensors")
+    return (folder / "metrics.jsonl").exists() or any(saved)
 
 
 @contextmanager

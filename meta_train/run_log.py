@@ -131,8 +131,10 @@ def read_metrics(folder: Path, name: str = "metrics.jsonl") -> dict[str, np.ndar
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, up to one that a kill cut short."""
+    """The lines of a log, up to one that a kill cut short; none before it begins."""
     rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
     for line in path.read_text().splitlines():
         try:
             rows.append(json.loads(line))

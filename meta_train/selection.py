@@ -66,6 +66,7 @@ class Selection:
             for row in read_evaluations(folder)
             if row["step"] <= keep_steps
         }
+        self._kept = min(self._scores.values(), default=float("inf"))
 
     def due(self, step: int) -> bool:
         """Whether theta is to be evaluated after so many outer steps."""
@@ -90,12 +91,12 @@ class Selection:
             if comparison is None:
                 return False
             row = _row(step, comparison)
-            best = row["score"] < min(self._scores.values(), default=float("inf"))
             self._scores[step] = row["score"]
             if self._lines is not None:
                 self._lines.add(row)
-                if best:
+                if row["score"] < self._kept:
                     self._keep(row, theta)
+                    self._kept = row["score"]
         except OSError as error:  # the disk is full, say; the run is worth more
             self._warn(f"the evaluation after {step} outer steps failed: {error}")
         return True

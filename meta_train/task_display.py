@@ -20,10 +20,10 @@ import tasksets
 from meta_train import evaluate
 from meta_train.devices import compiler_options, use_compilation_cache
 from meta_train.evaluate import Entry, panels
-from tasksets import known_losses
 from tasksets.checking import Checked
 from tasksets.checking import check as check_task
 from tasksets.names import parse
+from tasksets.registry import measured
 
 console = Console()
 
@@ -67,7 +67,7 @@ def show(name: str) -> None:
     table.add_row(
         "normalised from",
         f"{float(task.numbers.initial_loss):.4g} to {float(task.numbers.best_loss):.4g}"
-        f" ({known_losses.source(task.name)})",
+        f" ({'closed form' if measured(name) is None else 'measured'})",
     )
     found = check_task(name, compiler_options=compiler_options())
     table.add_row("check", " ".join([found.status, found.detail]))

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from meta_train import display, elastic, evaluate_display, processes, run
 from meta_train.devices import compilation_cache_in
 from meta_train.durations import budget
 from meta_train.evaluate import OutOfTimeError, suites
 from meta_train.ray_pool import RayPool
+from tasksets import presence
+from tasksets.data import DataNotFoundError
 from tasksets.names import UnknownNameError
 
 if TYPE_CHECKING:
@@ -81,6 +84,10 @@ def _check(command: "Train") -> None:
             )
         if command.then_evaluate not in suites.suite_names():
             raise UnknownNameError("suite", command.then_evaluate, suites.suite_names())
+        for item in suites.items(command.then_evaluate):
+            dataset = presence.dataset_of(item.name)
+            if dataset is not None and not presence.data_present(dataset):
+                raise DataNotFoundError(dataset, task=item.name)
 
 
 def _refuse_unused(
@@ -107,7 +114,7 @@ def _with_processes(command: "Train", seconds: float | None) -> run.Result | Non
         run.train(config, folder, resume=resume, time_budget=seconds)
         return None
     except processes.ProcessLostError as error:
-        console.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.stdout.flush()
         os._exit(1)  # jax would wait for the processes that are gone
 

@@ -10,7 +10,7 @@ at once; what cannot be read is made again.
 
 import contextlib
 import os
-import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,10 +43,14 @@ def cached_arrays(
     """The arrays called `names` of an entry, from `make` where they are not there yet.
 
     `entry` must say all that the arrays depend on.
+
+    Raises:
+      PermissionError: they are there, and this user may not read them.
     """
     folder = entry_folder(entry)
     paths = [folder / f"{name}.npy" for name in names]
-    with contextlib.suppress(OSError, ValueError, EOFError):  # absent, or damaged
+    absent, damaged = (FileNotFoundError, NotADirectoryError), (ValueError, EOFError)
+    with contextlib.suppress(*absent, *damaged):
         return [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
     arrays = list(make())
     try:
@@ -63,11 +67,12 @@ def cached_arrays(
 
 def _write(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+    # Not by `tempfile`, whose files nobody else may read; a folder may be shared.
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             np.save(file, array, allow_pickle=False)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise

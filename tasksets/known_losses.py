@@ -5,16 +5,15 @@
 `initial` is the mean loss at the start over several draws of the parameters, `best` the
 lowest that any of a range of tuned runs reached on any split (TaskSet, Metz et al. 2020,
 arXiv 2002.11887, normalises by the same two). A task that is not in the table, which
-any `?field=value` makes it, has the closed forms of its family instead; `source` says
-which of the two it is. The table is made by `python -m benchmarks.known_losses`.
+any `?field=value` makes it, has the closed forms of its family instead;
+`registry.measured` says what the table has of a task. It is made by
+`python -m benchmarks.known_losses`.
 """
 
 import csv
 import functools
 from importlib.resources import files
-from typing import Literal, NamedTuple
-
-Source = Literal["measured", "closed form"]
+from typing import NamedTuple
 
 
 class KnownLosses(NamedTuple):
@@ -32,8 +31,3 @@ def table() -> dict[str, KnownLosses]:
             row["name"]: KnownLosses(float(row["initial"]), float(row["best"]))
             for row in csv.DictReader(file)
         }
-
-
-def source(name: str) -> Source:
-    """Where the normalisation of the task of this canonical name comes from."""
-    return "measured" if name in table() else "closed form"

@@ -8,6 +8,7 @@ A hash of the name's root, `family/seedN`, sends a fifth of all tasks to the tes
 What follows in a name does not count, so that no variant of a test task is trained on.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from tasksets.data import DataNotFoundError, available
 from tasksets.families import FAMILIES
 from tasksets.family import Build, Family, FixedTasks
 from tasksets.fixed import TASKSET_GROUPS
+from tasksets.known_losses import KnownLosses
 from tasksets.names import TaskName, UnknownNameError, override, parse
 from tasksets.task import Task
 
@@ -73,6 +75,12 @@ def config(name: str) -> Any:
     return _configure(wrappers.split(name)[0])[1]
 
 
+def measured(name: str) -> KnownLosses | None:
+    """The measured losses that normalise a task; None: closed forms of its family do."""
+    task_name, task_config, _ = _configure(wrappers.split(name)[0])
+    return _measured(task_name, task_config)
+
+
 def get(name: str) -> Task:
     """The task of a name: `family/seedN` or a fixed task's, then its variant.
 
@@ -114,7 +122,7 @@ def _make(name: str, build_of: Callable[[Family | FixedTasks], Build]) -> Task:
             problem, numbers, data = build(task_config)
         except DataNotFoundError as error:
             raise DataNotFoundError(error.dataset, task=str(task_name)) from None
-        known = known_losses.table().get(str(task_name))
+        known = _measured(task_name, task_config)
         if known is not None:
             numbers = numbers._replace(
                 initial_loss=jnp.float32(known.initial),
@@ -125,21 +133,34 @@ def _make(name: str, build_of: Callable[[Family | FixedTasks], Build]) -> Task:
         return wrappers.apply(task, suffix)
 
 
+def _measured(name: TaskName, config: Any) -> KnownLosses | None:
+    """By either name of a task on its own data set: with `@dataset`, and without."""
+    spellings = [name]
+    own = getattr(_plain(name), "dataset", None)
+    if own is not None and config.dataset == own:
+        spellings = [dataclasses.replace(name, dataset=x) for x in (own, None)]
+    known = (known_losses.table().get(str(spelling)) for spelling in spellings)
+    return next((losses for losses in known if losses is not None), None)
+
+
 def _configure(name: str) -> tuple[TaskName, Any, Family | FixedTasks]:
     task_name = parse(name)
-    source = _source(task_name)
-    if isinstance(source, Family):
-        assert task_name.seed is not None
-        plain = source.sample(task_name.seed)
-    else:
-        plain = source.configs[task_name.family]
-    task_config, canonical = override(plain, task_name)
+    task_config, canonical = override(_plain(task_name), task_name)
     if "num_per_valid" in dict(canonical.fields) and task_config.dataset in available():
         raise ValueError(
             f"{canonical}: {task_config.dataset!r} comes in its four splits, so "
             "num_per_valid would change nothing"
         )
-    return canonical, task_config, source
+    return canonical, task_config, _source(task_name)
+
+
+def _plain(name: TaskName) -> Any:
+    """The config without what the name changes."""
+    source = _source(name)
+    if isinstance(source, FixedTasks):
+        return source.configs[name.family]
+    assert name.seed is not None
+    return source.sample(name.seed)
 
 
 def _source(name: TaskName) -> Family | FixedTasks:

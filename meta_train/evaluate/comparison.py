@@ -161,6 +161,16 @@ class Comparison:
             results=tuple(self.results[i] for i in chosen),
         )
 
+    def also_as(self, name: str, other: str) -> "Comparison":
+        """With a contender once more, under another name, in front."""
+        at = self.index(name)
+        again = dataclasses.replace(self.competitors[at], name=other)
+        return dataclasses.replace(
+            self,
+            competitors=(again, *self.competitors),
+            results=(self.results[at], *self.results),
+        )
+
     def of_tasks(self, chosen: Sequence[int]) -> "Comparison":
         """Some of the tasks, by index."""
         return Comparison(

@@ -93,13 +93,15 @@ def speedup(
 
     Steps after which the reference first was at its final loss, divided by those after
     which this curve is: 1 for the reference, 0 where it is never reached. At least one
-    step is counted on both sides. NaN where the reference's final loss is none.
+    step is counted on both sides. NaN where the reference got nowhere: its final loss is
+    none, or not below its first.
     """
     target = reference[:, -1]
     mine = np.maximum(steps_to_reach(u, target, num_steps), 1.0)
     theirs = np.maximum(steps_to_reach(reference, target, num_steps), 1.0)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(target), theirs / mine, np.nan)
+        got_somewhere = np.isfinite(target) & (target < reference[:, 0])
+        return np.where(got_somewhere, theirs / mine, np.nan)
 
 
 def interquartile_mean(values: Float[np.ndarray, "tasks *rest"]) -> np.ndarray:

@@ -96,6 +96,9 @@ class Evaluation:
                 warn=warn,
             )
             known = found if known is None else found.joined(known)
+        for one in contenders:  # what ships has it by another name
+            if one.name not in known.names and one.content in have:
+                known = known.also_as(have[one.content], one.name)
         if not self.timed:
             return known
         count = lambda done, total: on_progress(Progress(done, total))

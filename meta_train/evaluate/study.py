@@ -114,7 +114,10 @@ class Study:
             )
             losses[figure] = {name: runs[:, :, i] for i, name in enumerate(SPLITS)}
             labels[figure] = tuple(point.label for point in points)
-        every = [list(self._all(spot, contender)) for spot in spots]
+        every = [
+            [self._losses(spot, *run) for run in self._runs(contender, mine)]
+            for spot, mine in zip(spots, choices, strict=True)
+        ]
         lowest = np.array([_lowest(runs) for runs in every])
         return Results(
             losses,
@@ -144,14 +147,14 @@ class Study:
             raise RuntimeError(f"{point.label} on {name}, seed {seed}, was not run")
         return losses
 
-    def _all(self, spot: Spot, contender: Contender) -> Iterator[Losses]:
-        """The trials and the finals."""
-        bench, task = spot
-        for point in contender.points:
-            for seed in range(self.num_seeds):
-                losses = bench.result(Wanted(task, point, seed))
-                if losses is not None:
-                    yield losses
+    def _runs(
+        self, contender: Contender, choice: Choice
+    ) -> Iterator[tuple[Point, int]]:
+        """The trials and the finals, by point and seed; not what others may have run."""
+        for index, point in enumerate(contender.points):
+            chosen = index in choice.values()
+            seeds = self.num_seeds if chosen else self._trial_seeds(contender)
+            yield from ((point, seed) for seed in range(seeds))
 
 
 def _lowest(runs: Sequence[Losses]) -> Float[np.ndarray, "splits"]:

@@ -5,9 +5,11 @@ own; runs are vmapped and outer steps scanned, so that systems far smaller than 
 network keep a device busy. A long run is stopped and resumed by giving it a folder.
 """
 
+import dataclasses
 import logging
 import queue
 import shutil
+import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,7 +105,9 @@ def descend(
         lambda x: np.zeros((*x.shape[:2], records, *x.shape[2:]), x.dtype),
         _record(*go_on.eval_shape(state, grid, estimator)),
     )
-    run = np.array([*rates, *seeds, num_steps, records], np.float64)
+    settings = _plain((estimator, getattr(optimizer, "__qualname__", None), clip))
+    told_by = zlib.crc32(repr(settings).encode())
+    run = np.array([*rates, *seeds, num_steps, records, told_by], np.float64)
     progress = _Progress(np.zeros((), np.int32), run, state, recorded)
     if folder is not None:
         progress = _restore(folder, progress)
@@ -155,6 +159,19 @@ class _Progress(NamedTuple):
     run: np.ndarray
     state: outer.OuterState
     recorded: tuple[Theta, dict[str, np.ndarray]]
+
+
+def _plain(x: Any) -> Any:
+    """What of an estimator is a setting: numbers and words, arrays by their content."""
+    if dataclasses.is_dataclass(x):
+        fields = [(f.name, _plain(getattr(x, f.name))) for f in dataclasses.fields(x)]
+        return type(x).__name__, fields
+    if isinstance(x, tuple):
+        return [_plain(part) for part in x]
+    if isinstance(x, jax.Array | np.ndarray):
+        return zlib.crc32(np.asarray(x).tobytes())
+    # The address of a function, say, is another one after every start.
+    return x if isinstance(x, int | float | str | None) else type(x).__name__
 
 
 def _record(state: outer.OuterState, metrics: outer.Metrics) -> Any:

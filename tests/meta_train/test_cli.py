@@ -76,6 +76,7 @@ def test_every_optimizer_that_can_be_trained_is_listed(capsys):
         (["tasks", "show", "small_mpl/seed3"], "small_mlp"),
         (["tasks", "list", "--suite", "digit"], "digits"),
         (["evaluate", "scale_fre"], "scale_fre"),
+        (["train", "--loss-cap", "inf"], "positive and finite"),
         (["evaluate", "adam:lr=0.1", "--num-tasks", "0"], "at least 1, not 0"),
         (["evaluate", "adam:lr=0.1", "--num-tasks", "-3"], "at least 1, not -3"),
         (["train", "--optimizer", "hierarchica"], "hierarchical"),
@@ -96,6 +97,16 @@ def test_a_wrong_name_is_one_sentence_with_the_nearest_right_one(
     out = capsys.readouterr().out
     assert out.startswith("error:") and sentence in out
     assert "Traceback" not in out
+
+
+def test_what_stands_in_brackets_in_an_error_is_shown(capsys, monkeypatch):
+    def missing(self):
+        raise ImportError("pip install 'learned-opt[ray]'")
+
+    monkeypatch.setattr(cli.Optimizers, "__call__", missing)
+    with pytest.raises(SystemExit):
+        cli.main(["optimizers"])
+    assert "learned-opt[ray]" in capsys.readouterr().out
 
 
 def test_a_horizon_of_part_windows_is_refused_before_anything_runs(capsys):

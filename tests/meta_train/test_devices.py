@@ -1,11 +1,13 @@
 """CPU devices that wait for each other, and a thread that keeps them busy."""
 
+import os
 import subprocess
 import sys
 
 import jax
 import pytest
 
+from meta_train import devices
 from meta_train.devices import lane_mesh
 
 _SUMS_AND_SMALL_COMPUTATIONS = """
@@ -60,3 +62,8 @@ def test_devices_that_may_lock_up_are_warned_of():
             assert lane_mesh() is not None
     finally:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def test_cores_are_counted_where_a_process_cannot_be_pinned(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert devices.num_cores() == os.cpu_count()

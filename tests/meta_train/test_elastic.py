@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import pytest
 import small_runs
 
 import pretrained
-from meta_train import Horizons, TaskMix, TrainConfig, elastic, outer, run
+from meta_train import Horizons, TaskMix, TrainConfig, elastic, outer, ray_pool, run
 from meta_train.outer import Contribution
+from meta_train.ray_pool import RayPool
 from meta_train.stale_gradients import delay_gradients
 from meta_train.worker import Assignment, Delivery, Worker
 
@@ -293,6 +295,22 @@ def test_groups_that_stay_and_negative_staleness_are_errors(tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="at least 0"):
         lead(Script([], []), staleness=-1)
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"), [({"cpus": 8}, "8 CPU cores"), ({"gpus": 0.5}, "0.5 GPUs")]
+)
+def test_a_worker_that_fits_nowhere_is_an_error(monkeypatch, size, sentence):
+    shut = []
+    ray = types.SimpleNamespace(
+        init=lambda *args, **options: None,
+        cluster_resources=lambda: {"CPU": 2.0},
+        shutdown=lambda: shut.append(True),
+    )
+    monkeypatch.setattr(ray_pool, "_import_ray", lambda: ray)
+    with pytest.raises(ValueError, match=sentence):
+        RayPool(CONFIG, 1, **size)
+    assert shut
 
 
 _ON_RAY = """

@@ -71,6 +71,16 @@ def test_the_loss_is_that_of_episodes_in_units_of_the_inner_initial_loss():
     assert abs(found.mean() - wanted.mean()) < 4 * error
 
 
+def test_a_theta_that_lets_training_diverge_has_no_loss():
+    task = _task(num_pairs=4, sigma=1e-4)
+    theta = task.init(jax.random.key(0))
+    batch = task.batch("train", jax.random.key(0))
+    loss = jax.jit(task.loss)
+    assert np.isfinite(loss(theta, batch, jax.random.key(1)))
+    wild = jax.tree.map(lambda x: jnp.full_like(x, 1e30), theta)
+    assert np.isnan(loss(wild, batch, jax.random.key(1)))
+
+
 def test_no_task_for_training_trains_on_a_task_for_testing():
     inner = {"train": set(), "test": set()}
     for seed in range(200):

@@ -83,6 +83,11 @@ def test_a_run_that_was_just_begun_or_killed_has_a_page(tmp_path, cut):
     assert ("1 of 60" in page) if cut else ("No outer step" in page)
 
 
+def test_a_run_whose_first_programs_still_compile_has_a_page(tmp_path):
+    TrainConfig().save(tmp_path / "config.json")
+    assert "No outer step" in report.write(tmp_path).read_text()
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("lost", [1, 10])
 def test_steps_that_lost_every_group_are_left_out_of_means(tmp_path, lost):

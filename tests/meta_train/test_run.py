@@ -113,6 +113,21 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(unbroken):
         run.train(CONFIG, unbroken)
 
 
+def test_a_start_that_failed_leaves_the_folder_to_the_next_command(tmp_path):
+    wrong = dataclasses.replace(CONFIG, init_from="nothing_like_it")
+    with pytest.raises(LookupError, match="nothing_like_it"):
+        run.train(wrong, tmp_path)
+    config = dataclasses.replace(CONFIG, outer_steps=2)
+    assert run.train(config, tmp_path).finished
+    assert TrainConfig.load(tmp_path / "config.json") == config
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(ValueError, match="config.json is damaged"):
+        TrainConfig.load(tmp_path / "config.json")
+
+
 def test_a_run_of_another_config_is_refused_by_the_names_of_the_fields(unbroken):
     other = dataclasses.replace(CONFIG, sigma=0.5)
     with pytest.raises(ValueError, match="sigma: 0.5, not 0.03"):

@@ -196,6 +196,23 @@ def test_a_full_disk_costs_the_evaluation_not_the_run(tmp_path, monkeypatch):
     assert len(selection.read_evaluations(tmp_path)) == 2
 
 
+def test_a_score_that_could_not_be_kept_is_none_to_beat(tmp_path, monkeypatch):
+    kept, scores = [], iter([0.3, 0.5, 0.4, 0.45])
+    monkeypatch.setattr(selection, "_row", lambda step, _: {"score": next(scores)})
+    monkeypatch.setattr(selection.Selection, "_compare", lambda *args: True)
+
+    def keep(self, row, theta):
+        if row["score"] == 0.3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        kept.append(row["score"])
+
+    monkeypatch.setattr(selection.Selection, "_keep", keep)
+    with selection.Selection(CONFIG, tmp_path, 0, True, lambda text: None) as found:
+        for step in range(4):
+            found.evaluate(step, {}, lambda: False)
+    assert kept == [0.5, 0.4]
+
+
 @pytest.mark.parametrize(
     "wrong", [{"proxy_every": 0}, {"proxy_horizon": 30}, {"proxy_tasks": 0}]
 )

@@ -119,6 +119,16 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(
     assert not (tmp_path / "new").exists()
 
 
+def test_data_that_an_evaluation_lacks_are_missed_before_training(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    with pytest.raises(SystemExit):
+        _train(tmp_path / "new", "--then-evaluate", "eval-small")
+    assert "learned-opt data prepare" in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "new").exists()
+
+
 def test_workers_with_evaluations_are_refused_before_there_are_any(
     tmp_path, capsys, monkeypatch
 ):

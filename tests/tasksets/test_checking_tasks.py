@@ -71,14 +71,30 @@ def test_whatever_goes_wrong_in_a_task_is_reported_not_raised():
 
 def test_measured_losses_replace_the_closed_forms(monkeypatch):
     name = "small_mlp/seed1@wine"
-    assert known_losses.source(name) == "closed form"
+    assert registry.measured(name) is None
     measured = {name: known_losses.KnownLosses(3.0, 0.5)}
     monkeypatch.setattr(known_losses, "table", lambda: measured)
     task = tasksets.get(name)
-    assert known_losses.source(task.name) == "measured"
+    assert registry.measured(f"{name}+bf16") == measured[name]
     np.testing.assert_allclose(task.normalize(jnp.array([3.0, 1.75, 0.5])), [1, 0.5, 0])
     varied = tasksets.get(f"{name}?hidden=8")
     np.testing.assert_allclose(varied.numbers.initial_loss, np.log(3), rtol=1e-6)
+
+
+def test_a_task_with_two_names_is_normalised_alike(monkeypatch):
+    pairs = {
+        "small_mlp/seed5": "small_mlp/seed5@digits",
+        "mlp_family/seed10@cifar10": "mlp_family/seed10",
+        "TwoD_Beale": "TwoD_Beale",
+    }
+    assert registry.measured("small_mlp/seed5") is not None
+    losses = known_losses.KnownLosses(3.0, 0.5)
+    for name, spelled in pairs.items():
+        monkeypatch.setattr(known_losses, "table", lambda s=spelled: {s: losses})
+        assert registry.measured(name) == registry.measured(spelled) == losses
+    assert registry.measured("small_mlp/seed5@digits") is None  # not in this table
+    monkeypatch.setattr(known_losses, "table", lambda: {"small_mlp/seed5": losses})
+    assert registry.measured("small_mlp/seed5@wine") is None
 
 
 def test_every_measured_loss_belongs_to_a_task_and_is_in_order():

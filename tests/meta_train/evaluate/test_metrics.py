@@ -28,10 +28,10 @@ def test_where_nothing_got_better_than_the_start_every_loss_is_one():
         np.testing.assert_allclose(found, 1.0)
 
 
-def test_all_zero_losses_are_one_and_need_one_step():
+def test_all_zero_losses_are_one_and_have_no_speedup():
     zero = np.zeros((1, 3))
     np.testing.assert_allclose(metrics.normalise(zero, zero[:, 0], zero[:, 0]), 1.0)
-    np.testing.assert_allclose(metrics.speedup(zero, zero, np.array([10.0])), 1.0)
+    assert np.isnan(metrics.speedup(zero, zero, np.array([10.0]))).all()
 
 
 def test_tasks_are_normalised_each_by_its_own():
@@ -98,9 +98,10 @@ def test_a_reference_that_was_lower_before_its_end_is_measured_to_its_final_loss
     np.testing.assert_allclose(found, 1.0)
 
 
-def test_a_reference_without_a_final_loss_gives_no_speedup():
-    reference = np.array([[4.0, NAN]])
-    assert np.isnan(metrics.speedup(reference, reference, np.array([10.0])))
+@pytest.mark.parametrize("end", [NAN, 4.0, 5.0])
+def test_a_reference_that_got_nowhere_gives_no_speedup(end):
+    reference, other = np.array([[4.0, end]]), np.array([[4.0, 4.0]])
+    assert np.isnan(metrics.speedup(other, reference, np.array([10.0])))
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,8 @@ def test_baselines_that_ship_are_not_run_again(monkeypatch, bowls, tmp_path):
     np.testing.assert_allclose(
         again.scores("final", "test"), fresh.scores("final", "test"), rtol=1e-5
     )
+    named = dataclasses.replace(BOWLS, optimizers=("adam", "sgd:lr=0.1"))
+    assert named.run(cache=Cache(None)).names == ("adam", *fresh.names)
     told = []
     dataclasses.replace(BOWLS, seeds=2).run(cache=Cache(None), warn=told.append)
     assert "not used" in told[0] and "adam:lr=0.001" in trained

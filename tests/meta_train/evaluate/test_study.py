@@ -108,6 +108,8 @@ def test_the_lowest_loss_is_that_of_any_run_and_not_of_the_chosen():
             (0, "small", 0): _by_split([4, 1], [4, 1], [4, 1], [4, 3]),
             (0, "large", 0): _by_split([4, 2], [4, 2], [4, 2], [4, 0.5]),
             (0, "small", 1): _by_split([4, np.nan], [4, 1], [4, 1], [4, np.inf]),
+            # Known, but of a run that this study does not make.
+            (0, "large", 1): _by_split([4, 0], [4, 0], [4, 0], [4, 0]),
         }
     )
     found = Study(2, 1).results(TUNED, [(bench, 0)], None)

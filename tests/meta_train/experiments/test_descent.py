@@ -1,5 +1,7 @@
 """Descent over a grid of learning rates and seeds; stopping and going on."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,11 +64,21 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, again, whole)
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path):
-    descent.descend(ESTIMATOR, init, **SETTINGS, folder=tmp_path)
-    other = {**SETTINGS, "seeds": (0, 5, 8)}
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seeds": (0, 5, 8)},
+        {"clip": 0.1},
+        {"optimizer": optax.sgd},
+        {"estimator": dataclasses.replace(ESTIMATOR, sigma=0.2)},
+        {"estimator": NRES(Influence(), Truncation.constant(80, 1), 8, 0.1)},
+    ],
+)
+def test_a_folder_of_another_run_is_refused(tmp_path, other):
+    mine = {"estimator": ESTIMATOR, "init": init, **SETTINGS, "folder": tmp_path}
+    descent.descend(**mine)
     with pytest.raises(ValueError, match="other settings"):
-        descent.descend(ESTIMATOR, init, **other, folder=tmp_path)
+        descent.descend(**{**mine, **other})
 
 
 def test_records_must_divide_the_steps():
