@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from learned_opt import (
     adafactor_features,
+    checks,
     moments,
     network,
     normalized_network,
@@ -201,6 +202,10 @@ class CeloScheduler(Rule):
     """
 
     rule: CeloRuleTheta
+
+    def __post_init__(self) -> None:
+        expected = jax.eval_shape(CeloRule().init, jax.random.key(0))
+        checks.require_theta(self.rule, expected, "CeloRule")
 
     def init(self, key: PRNGKeyArray) -> CeloSchedulerTheta:
         return _init_scheduler(key)

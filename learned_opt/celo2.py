@@ -45,8 +45,8 @@ class Celo2(Rule):
     """The rule of Celo2 for all parameters; 347 meta-parameters.
 
     Needs neither a loss nor ``num_steps``. State: 4 numbers per parameter, and 3 for
-    each row and column of a matrix. For a schedule, ``optax.chain`` a rule of learning
-    rate 1 with ``optax.scale_by_schedule``.
+    each row and column (`factored`: every entry of a vector is both). For a schedule,
+    ``optax.chain`` a rule of learning rate 1 with ``optax.scale_by_schedule``.
 
     Attributes:
       learning_rate: root mean square of the step of each matrix, > 0.

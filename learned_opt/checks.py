@@ -74,15 +74,29 @@ def require_theta(theta: Any, expected: Any, owner: str) -> None:
         raise ValueError(
             f"this theta is not one of {owner}: `init` gives {want}, and this is {have}."
         )
-    if have != want:
-        return
-    named = jax.tree_util.tree_leaves_with_path(theta)
-    for (path, leaf), like in zip(named, jax.tree.leaves(expected), strict=True):
-        if jnp.shape(leaf) != like.shape:
+    mine, theirs = _parts(theta), _parts(expected)
+    for path in (*mine.keys() - theirs.keys(), *theirs.keys() - mine.keys()):
+        one, other = (mine, theirs) if path in mine else (theirs, mine)
+        left_out = any(other.get(path[:n], 0) is None for n in range(len(path)))
+        if one[path] is not None and not left_out:
+            has, gives = ("has", "does not") if path in mine else ("lacks", "does")
+            raise ValueError(
+                f"this theta is not one of {owner}: it {has} {_name(path)}, and `init` "
+                f"{gives} give that."
+            )
+    for path in mine.keys() & theirs.keys():
+        leaf, like = mine[path], theirs[path]
+        if None not in (leaf, like) and jnp.shape(leaf) != like.shape:
             raise ValueError(
                 f"this theta is not one of {owner}: its {_name(path)} has shape "
                 f"{jnp.shape(leaf)}, and `init` gives {like.shape}."
             )
+
+
+def _parts(tree: Any) -> dict[Any, Any]:
+    """The leaves by their paths; what is None is a leaf here."""
+    is_leaf = lambda x: x is None
+    return dict(jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf))
 
 
 def require_trainable(params: Any) -> None:

@@ -236,7 +236,7 @@ def _tensor_features(
     rows = []
     for mean, square in ((m_mean, m_square), (v_mean, v_square), (p_mean, p_square)):
         rows += [_clipped_log(mean), jnp.sign(mean), _clipped_log(square - mean * mean)]
-    rows += [_clipped_log(jnp.sqrt(sizes * x)) for x in (p_square, g_square)]
+    rows += [_clipped_log(moments.root(sizes * x)) for x in (p_square, g_square)]
     rows += [jnp.asarray(row) for row in _shape_features(layout.shapes).T]
     rows += [jnp.broadcast_to(x, sizes.shape) for x in losses]
     return jnp.stack(rows, axis=-1)
@@ -267,7 +267,7 @@ def _constant_features(
         [
             jnp.broadcast_to(time[:, None], (time.shape[0], sizes.shape[0])),
             jnp.full((1, sizes.shape[0]), np.log(count) - 1.0),
-            _clipped_log(jnp.sqrt(sizes * squares[1]))[None],
+            _clipped_log(moments.root(sizes * squares[1]))[None],
             jnp.log(np.maximum(sizes, 1.0))[None],
             to_mlp.T,
         ]

@@ -26,9 +26,10 @@ they mean the same here; their theta has 2,048 more (30 inputs of the LSTM's lay
 * the variance of v is taken about the means of m, and is therefore three numbers;
 * the bound on new losses is debiased by one step too many (`relative_loss`).
 
-Another layer beside ``mix`` is computed there and overwritten: it has no place in theta,
-and a converter drops its 15,872 numbers. Two flags of that code, "bugged" time constants
-of the loss and an LSTM state that never changes, concern weights older than VeLO's.
+Another layer beside ``mix`` is computed there and overwritten: its 15,872 numbers have no
+place in theta. No converter of those weights is included. Two flags of that code, "bugged"
+time constants of the loss and an LSTM state that never changes, concern weights older than
+VeLO's.
 """
 
 import dataclasses

@@ -174,7 +174,9 @@ class PerTensor(Layout):
     def mean(self, field: Field) -> Float[Array, "... tensors"]:
         leaves = self._treedef.flatten_up_to(field)
         means = [
-            jnp.sum(x, axis=tuple(range(x.ndim - len(shape), x.ndim))) / max(size, 1)
+            # A float, since 2^31 is too large for an integer that meets an array.
+            jnp.sum(x, axis=tuple(range(x.ndim - len(shape), x.ndim)))
+            / float(max(size, 1))
             for x, shape, size in zip(leaves, self.shapes, self.sizes, strict=True)
         ]
         return jnp.stack(means, axis=-1) if means else jnp.zeros((0,))
@@ -279,7 +281,7 @@ class Flat(Layout):
         if self._block > 1:
             return self._mean_by_blocks(field)
         means = [
-            jnp.sum(piece, axis=-1) / max(piece.shape[-1], 1)
+            jnp.sum(piece, axis=-1) / float(max(piece.shape[-1], 1))
             for piece in self._split(field)
         ]
         return jnp.stack(means, axis=-1) if means else jnp.zeros((0,))

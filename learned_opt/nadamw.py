@@ -16,7 +16,7 @@ weights towards zero (one of them adds it with the wrong sign), ``nesterov`` is 
 which skips the warm-up). Bias corrections are optax's.
 
 ``theta`` holds logarithms of rates and logits of fractions, so that every real vector
-is a valid optimizer. A rate of 0 becomes 1e-10, and fractions stay 1e-6 from 0 and 1. An
+is a valid optimizer. A decay of 0 becomes 1e-10, and fractions stay 1e-6 from 0 and 1. An
 ``l2`` of 0 becomes 1e-30: of a parameter without gradient it is all that Adam sees, and
 of 1e-10 Adam would make a step of usual size.
 """
@@ -107,10 +107,12 @@ class NAdamW(Rule):
 
     def init(self, key: PRNGKeyArray) -> NAdamWTheta:
         del key  # nothing is random
-        rates = (self.learning_rate, 1 - self.b1, 1 - self.b2)
-        rates += (self.eps, self.weight_decay)
-        logs = [jnp.log(jnp.maximum(jnp.float32(x), 1e-10)) for x in rates]
-        logs.append(jnp.log(jnp.maximum(jnp.float32(self.l2), 1e-30)))
+        rates = (self.learning_rate, 1 - self.b1, 1 - self.b2, self.eps)
+        logs = [jnp.log(jnp.float32(x)) for x in rates]
+        may_be_zero = ((self.weight_decay, 1e-10), (self.l2, 1e-30))
+        logs += [
+            jnp.log(jnp.maximum(jnp.float32(x), least)) for x, least in may_be_zero
+        ]
         if self.warmup_fraction == 0 and self.constant_fraction == 1:
             return NAdamWTheta(*logs, schedule=None)
         fractions = (self.warmup_fraction, self.constant_fraction, self.min_lr_mult)

@@ -208,7 +208,8 @@ def require_num_steps(rule: Rule, signals: Signals) -> Float[Array, ""]:
         raise missing(
             rule,
             "the length of the run",
-            "make the transform with `optimizer.transform(theta, num_steps=...)`.",
+            "make the transform with `optimizer.transform(theta, num_steps=...)` or "
+            "`pretrained.optimizer(name, num_steps=...)`.",
         )
     return signals.num_steps
 

@@ -84,8 +84,15 @@ def register(name: str) -> Callable[[_Class], _Class]:
 
 
 def _require_optimizer_class(cls: Any) -> None:
-    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+    # Not what it inherits: fields of its own would not be there.
+    if not isinstance(cls, type) or "__dataclass_fields__" not in vars(cls):
         raise TypeError(f"{cls!r} is not a dataclass: its fields are what is saved")
+    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise TypeError(f"{cls.__name__} can change: use dataclass(frozen=True)")
+    missing = dataclasses.MISSING
+    for field in dataclasses.fields(cls):
+        if field.init and field.default is field.default_factory is missing:
+            raise TypeError(f"{cls.__name__}.{field.name} needs a default")
     if not issubclass(cls, LearnedOptimizer):
         raise TypeError(f"{cls.__name__} lacks `init` or `transform`")
 
@@ -126,6 +133,10 @@ def name_of(optimizer: LearnedOptimizer) -> str:
         if type(optimizer) is cls:
             return name
     kind = type(optimizer).__name__
+    if any(_origin(type(optimizer)) == _origin(cls) for cls in _OPTIMIZERS.values()):
+        raise UnknownOptimizerError(
+            f"the class {kind} was defined again since; make the optimizer again"
+        )
     raise UnknownOptimizerError(
         f"{kind} is not registered; decorate the class with "
         '`@learned_opt.register("a_name")` where it is defined'

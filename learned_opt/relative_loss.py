@@ -1,4 +1,4 @@
-"""How a run's loss moves, as nine numbers free of its scale and offset.
+"""How a run's loss moves, as nine numbers free of its scale.
 
 VeLO (Metz et al. 2022, arXiv 2211.09760) and Celo (Moudgil et al. 2025, 2501.12670) keep
 ten running means ``a_k`` of the training loss, debiased, with time constants from 10 steps
@@ -8,8 +8,8 @@ each has had, ``min_k``. Each mean is seen relative to the next slower one:
     feature_k = clip((a_k - min_k) / max(a_{k+1} - min_k, 1e-8) - 1, -1, 1),   k = 1..9
 
 It is -1 at a new minimum, 0 where the two means are equal, positive while the loss
-rises. The first two updates see zeros. A loss over twice (in size) the largest mean
-counts as no more than that.
+rises. An offset cancels. The first two updates see zeros. A loss over twice (in size) the
+largest mean counts as no more than that, unless all means are 0.
 
 A loss that is not finite teaches nothing and is left out (in the authors' code it would
 stay in the means for ever). They also debias the means of that bound as if one more loss
@@ -52,7 +52,7 @@ def observe(
     num_steps: Float[Array, ""],
     largest: Float[Array, ""],
 ) -> RelativeLoss:
-    """Means that include one more loss, of at most twice ``|largest|``.
+    """Means that include one more loss, of at most twice ``|largest|`` unless that is 0.
 
     Args:
       losses: the means so far.
@@ -61,7 +61,9 @@ def observe(
       largest: `largest_mean`; of no effect on the first loss.
     """
     bounded = jnp.clip(value, -_LARGEST, _LARGEST)
-    limit = jnp.where(losses.count == 0, bounded, 2.0 * jnp.abs(largest))
+    # Upstream a first loss of 0 is a bound of 0, which no later one can lift.
+    unbounded = (losses.count == 0) | (largest == 0)
+    limit = jnp.where(unbounded, bounded, 2.0 * jnp.abs(largest))
     news = jnp.minimum(bounded, limit) - losses.means
     count = losses.count + 1
     means = losses.means + news * _memory(1, num_steps) / _memory(count, num_steps)

@@ -11,7 +11,9 @@ from 1 to .02. With ``d = s = 0`` this is AdamW with a relative step and a sched
 is already hard to beat; training learns the rest. Rescaling all weights rescales all
 steps. Rescaling the loss changes nothing (a thousandth of a step at most) as long as
 gradients are between 1e-6 and 1e18: 1e-16 is added to their mean squares, so gradients
-of 1e-8 and less count as small, and squares of those over 1e19 are infinite.
+of 1e-8 and less count as small, and squares of those over 1e19 are infinite. Parameters
+without a gradient are not left alone: they decay, by 0.2 % a step at first, and move by
+what the network answers to zeros. What is not to be trained is left out (`optax.masked`).
 
 Two details keep it stable far beyond the horizons it was trained on. ``scale`` is
 bounded by the tensor's size at initialisation, so relative steps cannot compound; and

@@ -54,7 +54,7 @@ class Star(Rule):
     """STAR; 202 meta-parameters.
 
     Needs neither a loss nor ``num_steps``. State: 4 numbers per parameter, and 3 for
-    each row and column of a matrix.
+    each row and column (`factored`: every entry of a vector is both).
 
     Attributes:
       nominal_step: learning rate of the nominal optimizer, >= 0.

@@ -7,8 +7,9 @@ around them (`config.json`) and its card (`README.md`). The shipped ones live in
     pretrained.available()                               # {name: one line}
     tx = pretrained.optimizer(name, num_steps=2000)      # an optax transform
 
-    pretrained.save("runs/mine", optimizer, theta, card)
-    tx = pretrained.load("runs/mine").transform(num_steps=2000)
+    pretrained.save("my_optimizer", optimizer, theta, card)
+    tx = pretrained.load("my_optimizer").transform(num_steps=2000)
+    tx = pretrained.optimizer("runs/train/theta", num_steps=2000)    # of a run folder
 """
 
 from pretrained.card import Card

@@ -1,7 +1,7 @@
 """Meta-parameters as named arrays, and back to the tree that the optimizer expects.
 
 The tree itself is never stored: ``optimizer.init`` says what it is, and the names are
-the paths in it (``layers/0/weight``). So no stored file can make Python run anything.
+the paths in it (``layers/0/w``). So no stored file can make Python run anything.
 """
 
 from collections.abc import Iterable

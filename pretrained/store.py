@@ -65,7 +65,7 @@ class Pretrained:
         """The optax transform.
 
         Args:
-          num_steps: the number of updates to come.
+          num_steps: length of the whole run in updates, with those before a checkpoint.
           layout: `learned_opt.Flat` for hundreds of tensors on one device; only a
             `learned_opt.Rule` has the choice.
         """
@@ -198,8 +198,10 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     missing = [name for name in (_CONFIG, _WEIGHTS) if not (folder / name).is_file()]
     if missing:
+        of_run = (folder / "theta" / _WEIGHTS).is_file()
+        hint = f"; did you mean {folder / 'theta'}?" if of_run else ""
         raise FileNotFoundError(
-            f"{folder} holds no trained optimizer: it lacks {' and '.join(missing)}"
+            f"{folder} holds no trained optimizer: it lacks {' and '.join(missing)}{hint}"
         )
     file = folder / _CONFIG
     try:

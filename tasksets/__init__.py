@@ -48,3 +48,4 @@ from tasksets.suites import sample_names as sample_names
 from tasksets.suites import suites as suites
 from tasksets.task import Problem as Problem
 from tasksets.task import Task as Task
+from tasksets.text import load_text as load_text

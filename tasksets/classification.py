@@ -110,7 +110,8 @@ def build_classification(
 def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, ""]:
-    """Mean over the batch of -log softmax(logits)[label]."""
+    """Mean over the batch of -log softmax(logits)[label]; in float32."""
+    logits = logits.astype(jnp.float32)
     target = logits_of_labels(logits, labels)
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
 
@@ -127,7 +128,8 @@ def logits_of_labels(
 def sigmoid_mse(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, ""]:
-    """Mean over the batch and the classes of (onehot(label) - sigmoid(logits))^2."""
+    """Mean over the batch and classes of (onehot(label) - sigmoid(logits))^2; float32."""
+    logits = logits.astype(jnp.float32)
     is_label = labels[:, None] == jnp.arange(logits.shape[-1])
     return jnp.mean((is_label - jax.nn.sigmoid(logits)) ** 2)
 

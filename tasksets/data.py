@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from tasksets import catalogue, prepared
@@ -28,7 +29,9 @@ class DataNotFoundError(LookupError):
         subject = f"the data set {dataset!r}"
         subject = f"{task} needs {subject}, which" if task else subject
         if catalogue.is_text(dataset):
-            usual, bundled = "char_rnn_language_model_family/seed7", ["python_docs"]
+            encoding = catalogue.read_text_name(dataset).encoding
+            usual = "char_rnn_language_model_family/seed7"
+            bundled = [str(catalogue.TextName(catalogue.BUNDLED_TEXT, encoding))]
         else:
             usual, bundled = "mlp_family/seed7", available()
         in_its_place = "digits" if "digits" in bundled else bundled[0]
@@ -118,7 +121,10 @@ _LOADERS: dict[str, Callable[[], Dataset]] = {}
 
 
 def register_data(name: str, loader: Callable[[], Dataset]) -> None:
-    """Makes `load(name)` call `loader`; its arrays may be numpy's or jax's."""
+    """Makes `load(name)` call `loader`; its arrays may be numpy's or jax's.
+
+    `load` raises ValueError where they are not what their `DatasetInfo` says.
+    """
     _LOADERS[name] = loader
     _load.cache_clear()
 
@@ -139,7 +145,9 @@ def load(name: str, num_per_valid: int | None = None) -> Dataset:
     if name in _LOADERS:
         return _load(name)
     if catalogue.is_text(name):
-        raise ValueError(f"{name!r} is text, and this task takes images")
+        raise ValueError(
+            f"{name!r} is text, where images are needed; `tasksets.load_text` loads it"
+        )
     if num_per_valid is None:
         num_per_valid = catalogue.num_per_valid(name)
     found = prepared.serving(name)
@@ -155,7 +163,31 @@ def load(name: str, num_per_valid: int | None = None) -> Dataset:
 def _load(name: str) -> Dataset:
     # A first load inside a trace would otherwise cache that trace's tracers.
     with jax.ensure_compile_time_eval():
-        return jax.tree.map(jnp.asarray, _LOADERS[name]())
+        data = jax.tree.map(jnp.asarray, _LOADERS[name]())
+        _require_consistent(data, name)
+        return data
+
+
+def _require_consistent(data: Dataset, name: str) -> None:
+    info = data.info
+    for split in ("train", "inner_valid", "outer_valid", "test"):
+        inputs, labels = map(np.asarray, getattr(data, split))
+        wrong = None
+        if len(labels) == 0 or len(inputs) != len(labels):
+            wrong = f"{len(inputs)} inputs and {len(labels)} labels"
+        elif inputs.shape[1:] != info.shape:
+            wrong = f"inputs of shape {inputs.shape[1:]}, not {info.shape}"
+        elif labels.min() < 0 or labels.max() >= info.num_classes:
+            wrong = (
+                f"labels from {labels.min()} to {labels.max()}, not from 0 to "
+                f"{info.num_classes - 1}"
+            )
+        elif info.is_image and inputs.dtype == np.uint8 and info.scale == 1:
+            wrong = (
+                "images in bytes that nothing scales: scale=1/255 brings them to [0, 1]"
+            )
+        if wrong is not None:
+            raise ValueError(f"the data set {name!r} has in {split!r} {wrong}")
 
 
 @recent(kept=2)

@@ -162,6 +162,7 @@ class Flow:
     ) -> Float[Array, "batch"]:
         """log p(x) in nats, of the base density N(0, I)."""
         z, log_det = self.to_noise(numbers, params, x)
+        z = z.astype(jnp.float32)  # a sum over all pixels
         return -0.5 * jnp.sum(z**2 + _LOG_2PI, axis=-1) + log_det
 
     def num_kept(self, num_dims: int) -> int:
@@ -223,7 +224,7 @@ class DensityEstimation(ImageProblem):
         key: PRNGKeyArray,
     ) -> Float[Array, ""]:
         x = batch.inputs.reshape(batch.inputs.shape[0], -1)
-        x = x + NOISE_STD * jax.random.normal(key, x.shape)
+        x = x + (NOISE_STD * jax.random.normal(key, x.shape)).astype(x.dtype)
         return -jnp.mean(self.flow.log_density(numbers.bijector, params, x))
 
 

@@ -100,3 +100,16 @@ def serve(
         num_train=jnp.int32(data.num_train(config.num_train)),
     )
     return images, numbers, data
+
+
+def serve_pixels(
+    config: ImageConfig, *, center: bool
+) -> tuple[Images, ImageNumbers, Dataset]:
+    """As `serve`, for models of pixels; raises ValueError for a table."""
+    images, numbers, data = serve(config, center=center)
+    if not data.info.is_image:
+        raise ValueError(
+            f"a model of pixels needs images; {config.dataset!r} is a table of "
+            f"{data.info.shape[0]} columns"
+        )
+    return images, numbers, data

@@ -22,7 +22,7 @@ from tasksets.classification import (
     logits_of_labels,
 )
 from tasksets.data import Dataset, Examples
-from tasksets.images import serve
+from tasksets.images import serve_pixels
 from tasksets.linen import LinenNetwork
 from tasksets.variation import VariedImageConfig, variation_numbers
 
@@ -32,7 +32,8 @@ def smoothed_cross_entropy(
     labels: Int[Array, "*batch"],
     smoothing: Float[Array, ""],
 ) -> Float[Array, "*batch"]:
-    """CE_a of every example."""
+    """CE_a of every example; in float32."""
+    logits, smoothing = (x.astype(jnp.float32) for x in (logits, smoothing))
     target = logits_of_labels(logits, labels)
     expected = (1 - smoothing) * target + smoothing * jnp.mean(logits, axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - expected
@@ -67,7 +68,7 @@ def build_smoothed_classification(
     module: Callable[[int], nn.Module], config: VariedImageConfig
 ) -> tuple[SmoothedClassification, ClassificationNumbers, Dataset]:
     """The task of classifying a config's images with `module(num_classes)`."""
-    images, image_numbers, data = serve(config, center=config.center)
+    images, image_numbers, data = serve_pixels(config, center=config.center)
     num_classes = data.info.num_classes
     numbers = ClassificationNumbers(
         network=variation_numbers(config),

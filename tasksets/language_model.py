@@ -150,15 +150,17 @@ def build_language_model(
 def token_losses(
     logits: Float[Array, "*shape classes"], targets: Int[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """-log softmax(logits)[target] of every token."""
+    """-log softmax(logits)[target] of every token; in float32."""
+    logits = logits.astype(jnp.float32)
     return jax.nn.logsumexp(logits, axis=-1) - logits_of_labels(logits, targets)
 
 
 def weighted_mean(
     values: Float[Array, "*shape"], weights: Float[Array, "*shape"]
 ) -> Float[Array, ""]:
-    """sum(weights * values) / sum(weights); 0 where no weight is above 0.
+    """sum(weights * values) / sum(weights) in float32; 0 where no weight is above 0.
 
     The weights are 0 and 1, so their sum is at least 1 or is 0.
     """
+    values, weights = (x.astype(jnp.float32) for x in (values, weights))
     return jnp.sum(weights * values) / jnp.maximum(jnp.sum(weights), 1.0)

@@ -91,6 +91,11 @@ def override(config: Any, name: TaskName) -> tuple[Any, TaskName]:
             raise UnknownNameError(f"field of {name.family}", field, hints)
         if field in spelled:
             raise ValueError(f"{name} sets {field} twice")
+        if field in _without_effect(type(config)):
+            raise ValueError(
+                f"{name} sets {field}, which TaskSet samples but does not apply: it "
+                "would change nothing"
+            )
         spelled[field] = text
     values = {
         field: _parse_value(spelled[field], hint, field)
@@ -101,6 +106,15 @@ def override(config: Any, name: TaskName) -> tuple[Any, TaskName]:
     dataset = values.get("dataset")
     canonical = dataclasses.replace(name, dataset=dataset, fields=fields)
     return dataclasses.replace(config, **values), canonical
+
+
+# Metadata of a field of a config that stands for a draw of TaskSet, and does nothing.
+NOT_APPLIED = {"applied": False}
+
+
+def _without_effect(kind: type) -> set[str]:
+    fields = dataclasses.fields(kind)
+    return {f.name for f in fields if not f.metadata.get("applied", True)}
 
 
 def _parse_value(text: str, hint: Any, field: str) -> Any:

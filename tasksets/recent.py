@@ -28,14 +28,23 @@ class Recent(Generic[P, T]):
         self._alive: weakref.WeakValueDictionary[Any, T] = weakref.WeakValueDictionary()
         self._latest: dict[int, T] = {}  # by id, the latest asked for at the end
         self._kept = kept
-        self._lock = threading.Lock()  # one load, also when two threads want it
+        self._lock = threading.Lock()  # of the dictionaries
+        # One load, also when two threads want it; who wants another one need not wait.
+        self._loading: dict[Any, threading.Lock] = {}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         assert not kwargs, "arguments are positional"
         with self._lock:
+            loading = self._loading.setdefault(args, threading.Lock())
+        with loading:
             result = self._alive.get(args)
             if result is None:
-                result = self._alive[args] = self._function(*args, **kwargs)
+                result = self._function(*args, **kwargs)
+            return self._keep(args, result)
+
+    def _keep(self, args: Any, result: T) -> T:
+        with self._lock:
+            self._alive[args] = result
             self._latest.pop(id(result), None)
             self._latest[id(result)] = result
             if len(self._latest) > self._kept:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tasksets.classification import Network, Params
 from tasksets.data import Dataset, Examples
-from tasksets.images import ImageNumbers, ImageProblem, Images, serve
+from tasksets.images import ImageNumbers, ImageProblem, serve_pixels
 from tasksets.names import UnknownNameError
 from tasksets.sampling import ImageConfig
 
@@ -83,6 +83,7 @@ class Reconstruction(ImageProblem):
         key: PRNGKeyArray,
     ) -> Float[Array, ""]:
         outputs = self.network.apply(numbers.network, params, batch.inputs, key)
+        outputs = outputs.astype(jnp.float32)  # a sum over all pixels
         pixels = batch.inputs.reshape(outputs.shape)
         residual = squash(numbers.error.output, outputs) - pixels
         errors = jnp.where(numbers.error.absolute > 0, jnp.abs(residual), residual**2)
@@ -130,19 +131,6 @@ def build_reconstruction(
         best_loss=jnp.float32(0.0),
     )
     return Reconstruction(network, images=images), numbers, data
-
-
-def serve_pixels(
-    config: ImageConfig, *, center: bool
-) -> tuple[Images, ImageNumbers, Dataset]:
-    """As `serve`, for models of pixels; raises ValueError for a table."""
-    images, numbers, data = serve(config, center=center)
-    if not data.info.is_image:
-        raise ValueError(
-            f"a model of pixels needs images; {config.dataset!r} is a table of "
-            f"{data.info.shape[0]} columns"
-        )
-    return images, numbers, data
 
 
 def mean_over_pixels(

@@ -229,9 +229,6 @@ class Recurrent:
         """The outputs; time goes first because the unrolling is a scan over it."""
         cell, weights = self.cell, params["cell"]
         batch_shape = (inputs.shape[1], cell.size)
-        zeros = dict.fromkeys(cell.STATE, jnp.zeros(cell.size))
-        start = params["state"] if self.trainable_state else zeros
-
         transition = cell.transition(numbers, weights)
 
         def step(state: State, projected: Array) -> tuple[State, Array]:
@@ -239,6 +236,8 @@ class Recurrent:
             return state, state["hidden"]
 
         projected = cell.project(weights, inputs)
+        zeros = dict.fromkeys(cell.STATE, jnp.zeros(cell.size, projected.dtype))
+        start = params["state"] if self.trainable_state else zeros
         # The inputs may be of a wider type than a start that is trained.
         state = {
             name: jnp.broadcast_to(s, batch_shape).astype(jnp.result_type(s, projected))

@@ -32,15 +32,35 @@ _FIXED: dict[str, FixedTasks] = {}  # by the name of a task
 
 
 def register(source: Family | FixedTasks) -> None:
-    """Adds a family, whose tasks are `name/seedN`, or a group of fixed tasks."""
-    new = [source.name] if isinstance(source, Family) else list(source.configs)
+    """Adds a family, whose tasks are `name/seedN`, or a group of fixed tasks.
+
+    Raises:
+      ValueError: a name is taken, or is none that a task's name could begin with.
+    """
+    is_family = isinstance(source, Family)
+    new = [source.name] if is_family else list(source.configs)
     for name in new:
+        _require_readable(name, 0 if is_family else None)
         if name in _FAMILIES or name in _FIXED:
             raise ValueError(f"there is a task or family {name!r} already")
     if isinstance(source, Family):
         _FAMILIES[source.name] = source
     else:
         _FIXED.update(dict.fromkeys(new, source))
+
+
+def _require_readable(name: str, seed: int | None) -> None:
+    whole = TaskName(name, seed)
+    base, suffix = wrappers.split(str(whole))
+    try:
+        readable = not suffix and parse(base) == whole
+    except ValueError:
+        readable = False
+    if not readable:
+        raise ValueError(
+            f"{name!r} cannot name tasks: letters, digits and _, a letter first, and no "
+            "'seed' with a number at the end"
+        )
 
 
 for _known in (*FAMILIES, *TASKSET_GROUPS):
@@ -151,6 +171,8 @@ def _configure(name: str) -> tuple[TaskName, Any, Family | FixedTasks]:
             f"{canonical}: {task_config.dataset!r} comes in its four splits, so "
             "num_per_valid would change nothing"
         )
+    if getattr(task_config, "batch_size", 1) < 1:
+        raise ValueError(f"{canonical}: batch_size is at least 1")
     return canonical, task_config, _source(task_name)
 
 

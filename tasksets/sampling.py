@@ -5,11 +5,13 @@ The order of the draws is part of the specification (Metz et al. 2020, TaskSet, 
 over sorted names.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
+
+from tasksets.names import NOT_APPLIED
 
 # Chances in proportion; everything not named has weight 1.
 _ACTIVATIONS = {
@@ -122,7 +124,8 @@ class ImageConfig:
 class SampledImageConfig(ImageConfig):
     """What TaskSet samples."""
 
-    just_train: bool  # sampled with p .1 or .2, and never applied by TaskSet's loader
+    # Sampled with p .1 or .2, and never applied by TaskSet's loader.
+    just_train: bool = field(metadata=NOT_APPLIED)
 
     def dataset_as_taskset(self) -> list[Any]:
         """The data set in the form of TaskSet's JSON: [name, served, augmentation]."""

@@ -118,10 +118,11 @@ class SequencePrediction(Problem):
     def _logits(
         self, numbers: SequenceNumbers, params: Params, batch: SequenceBatch
     ) -> Float[Array, "num_answers batch vocab"]:
-        one_hot = jax.nn.one_hot(batch.tokens.T, self.sequences.vocab_size)
+        weight = params["output"]["w"]
+        one_hot = jax.nn.one_hot(batch.tokens.T, len(weight.T), dtype=weight.dtype)
         outputs = self.recurrent.apply(numbers.cell, params, one_hot)
         last = outputs[-batch.answers.shape[1] :]
-        return last @ params["output"]["w"] + params["output"]["b"]
+        return last @ weight + params["output"]["b"]
 
 
 def build_sequence_prediction(

@@ -22,6 +22,7 @@ VOCAB_SIZE = 8192  # with the padding
 
 _NUM_DOCUMENTS = 200_000
 _MOST_BYTES = 50_000_000  # of the text that the vocabulary is learned from
+_AT_ONCE = 10_000  # documents
 _NUM_THREADS = 4  # fixed, because the vocabulary could depend on it
 
 
@@ -53,9 +54,13 @@ def encode(
 ) -> list[UInt16[np.ndarray, "tokens"]]:
     """The documents in tokens from 1 to 8191."""
     encoder = _import_sentencepiece().SentencePieceProcessor(model_proto=vocabulary)
-    texts = [_text(document) for document in documents]
-    encoded = encoder.encode(texts, out_type=int, num_threads=_NUM_THREADS)
-    return [np.array(tokens, np.uint16) for tokens in encoded]
+    encoded = []
+    # Tokens come as Python's integers, which take twenty times the memory.
+    for first in range(0, len(documents), _AT_ONCE):
+        texts = [_text(document) for document in documents[first : first + _AT_ONCE]]
+        tokens = encoder.encode(texts, out_type=int, num_threads=_NUM_THREADS)
+        encoded += [np.array(each, np.uint16) for each in tokens]
+    return encoded
 
 
 def decode(vocabulary: bytes, tokens: UInt16[np.ndarray, "tokens"]) -> str:

@@ -33,8 +33,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tasksets.classification import Network, Params
 from tasksets.data import Dataset, Examples
-from tasksets.images import ImageNumbers, ImageProblem
-from tasksets.reconstruction import mean_over_pixels, serve_pixels
+from tasksets.images import ImageNumbers, ImageProblem, serve_pixels
+from tasksets.reconstruction import mean_over_pixels
 from tasksets.sampling import ImageConfig
 
 BIN = 1 / 255
@@ -108,15 +108,17 @@ class Variational(ImageProblem):
         """The two parts of the loss, in nats for an image."""
         encoder_key, latent_key, decoder_key, bin_key = jax.random.split(key, 4)
         networks = numbers.networks
-        q = posterior(
-            self.encoder.apply(
-                networks.encoder, params["encoder"], batch.inputs, encoder_key
-            )
+        inputs = batch.inputs
+        encoded = self.encoder.apply(
+            networks.encoder, params["encoder"], inputs, encoder_key
         )
+        # What is summed over latents and pixels is float32, whatever the networks are.
+        q = posterior(encoded.astype(jnp.float32))
         z = q.mean + jnp.exp(q.log_std) * jax.random.normal(latent_key, q.mean.shape)
-        p = likelihood(
-            self.decoder.apply(networks.decoder, params["decoder"], z, decoder_key)
+        decoded = self.decoder.apply(
+            networks.decoder, params["decoder"], z.astype(inputs.dtype), decoder_key
         )
+        p = likelihood(decoded.astype(jnp.float32))
         pixels = batch.inputs.reshape(p.mean.shape)
         log_probs = quantized_log_prob(p, pixels, bin_key)
         return {

@@ -109,8 +109,9 @@ class PinnProblem(Problem):
         slope = lambda x: jax.jvp(u, (x,), (ones,))[1]
         curvature = jax.jvp(slope, (batch,), (ones,))[1]
         waves = (np.pi * np.arange(1, _MODES + 1)) ** 2 * numbers.amplitudes
+        # Summed in float32: the phases are.
         residual = curvature + jnp.sin(_phases(batch)) @ waves
-        ends = u(jnp.array([0.0, 1.0]))
+        ends = u(jnp.array([0.0, 1.0], batch.dtype))
         # The mean square of a sum of sines over whole half waves.
         force, size = jnp.mean(waves**2), jnp.mean(numbers.amplitudes**2)
         boundary = numbers.boundary_weight * jnp.sum(ends**2) / (size * _MODES / 2)

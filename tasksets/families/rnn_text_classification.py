@@ -14,7 +14,7 @@ only what its JSON has, and `dataset` and `just_train` are what is served, here 
 Normalisation: initial loss log(classes), best loss 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from tasksets import sampling, text_sampling
 from tasksets.classification import accuracy, cross_entropy
 from tasksets.family import Family
 from tasksets.initializers import InitializerNumbers, Kind, init_weight, initializer
-from tasksets.names import UnknownNameError
+from tasksets.names import NOT_APPLIED, UnknownNameError
 from tasksets.recurrent import CellNumbers, CoreConfig, TokenRnn, build_recurrent
 from tasksets.text import (
     TextBatch,
@@ -56,8 +56,9 @@ class RnnTextClassificationConfig(CoreConfig, TextConfig):
     vocab_size: int  # logint 100-10000
     max_token: int | None  # 8185, which bounds vocab_size; None: no bound
     readout: str  # last, avg, max; uniform
-    sampled_dataset: str  # uniform over nine names, and not what is served
-    sampled_just_train: bool  # with p .2, and not applied
+    # Uniform over nine names, and not what is served; with p .2, and not applied.
+    sampled_dataset: str = field(metadata=NOT_APPLIED)
+    sampled_just_train: bool = field(metadata=NOT_APPLIED)
 
     def as_taskset(self) -> dict[str, Any]:
         """This config in the form of TaskSet's JSON."""

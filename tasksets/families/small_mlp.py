@@ -175,6 +175,7 @@ def noisy_labels(
 def build(config: SmallMlpConfig) -> tuple[SmallMlpProblem, SmallMlpNumbers, Dataset]:
     """The task of a config."""
     activation(config.activation)  # a wrong name must fail here, not inside a trace
+    _require_in_range(config)
     data = load(config.dataset)
     num_train = config.num_train
     if num_train is None:
@@ -193,6 +194,15 @@ def build(config: SmallMlpConfig) -> tuple[SmallMlpProblem, SmallMlpNumbers, Dat
         best_loss=jnp.float32(0.0),
     )
     return problem, numbers, data
+
+
+def _require_in_range(config: SmallMlpConfig) -> None:
+    for field in ("init_scale", "reparam_scale"):
+        if not 0 < getattr(config, field) < np.inf:
+            raise ValueError(f"{field} is positive and finite")
+    for field in ("label_noise", "train_fraction"):
+        if not 0 <= getattr(config, field) <= 1:
+            raise ValueError(f"{field} is in [0, 1], not {getattr(config, field)}")
 
 
 FAMILY = Family("small_mlp", sample, build)

@@ -115,7 +115,8 @@ class LanguageModel(nn.Module):
             x = PositionEmbedding(name="positions")(x)
         else:
             # Both tables have entries of variance 1 / width.
-            x = x + sinusoids(tokens.shape[1], width) * math.sqrt(2 / width)
+            waves = sinusoids(tokens.shape[1], width) * math.sqrt(2 / width)
+            x = x + waves.astype(x.dtype)
         mlp_width = self.mlp_ratio * width
         body = Transformer(
             self.layers, self.heads, mlp_width, causal=True, name="transformer"

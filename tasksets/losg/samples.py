@@ -5,7 +5,8 @@
     outward snake          f(x) = sum_b d_b0 / (|x| + 1e-6)
                                   + sum_b sum_{i>=1} (d_bi (x_i - pi cos x_{i-1}))^2
 
-Sums, not means, so that the batch size scales the loss. The quadratics' samples are
+Sums, not means, so that the batch size scales the loss; that of the config, where a
+batch is only a part (`+reduced_batch`). The quadratics' samples are
 standard normal and come with their negatives: over all samples x = 0 is best, while a
 batch can be below 0 elsewhere. The snake is a path out to infinity along which every
 coordinate follows the one ahead of it. Its samples are fair bits as in Wichrowska et
@@ -59,7 +60,7 @@ class SumOfQuadratics(Sampled):
         del key
         x = params["x"]
         # Multiplied out: the difference of two large sums has no digits near 0.
-        return jnp.sum(x * (x - 2 * batch))
+        return _of_whole_batch(self, batch) * jnp.sum(x * (x - 2 * batch))
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ProjectedQuadratic(Sampled):
         key: PRNGKeyArray,
     ) -> Float[Array, ""]:
         del key
-        return jnp.sum((params["x"] * batch) ** 2)
+        return _of_whole_batch(self, batch) * jnp.sum((params["x"] * batch) ** 2)
 
     def progress(
         self, numbers: SampleNumbers, loss: Float[Array, "..."]
@@ -108,7 +109,8 @@ class OutwardSnake(Sampled):
         radius = jnp.sqrt(jnp.sum(x**2))
         off_path = x[1:] - math.pi * jnp.cos(x[:-1])
         outward = jnp.sum(batch[:, 0]) / (radius + _EPSILON)
-        return outward + jnp.sum((off_path * batch[:, 1:]) ** 2)
+        total = outward + jnp.sum((off_path * batch[:, 1:]) ** 2)
+        return _of_whole_batch(self, batch) * total
 
     def progress(
         self, numbers: SampleNumbers, loss: Float[Array, "..."]
@@ -145,6 +147,11 @@ def outward_snake(dims: int, batch_size: int, num_samples: int, seed: int) -> Bu
     off_path = 1 + math.pi**2 * (1 + math.exp(-2)) / 2
     initial_loss = batch_size * (ones[0] * inverse_radius + ones[1:].sum() * off_path)
     return OutwardSnake(batch_size, dims), _numbers(bits, initial_loss)
+
+
+def _of_whole_batch(problem: Sampled, batch: Float[Array, "batch dims"]) -> float:
+    """What makes of a sum over a batch that over one of the problem's size."""
+    return problem.batch_size / len(batch)
 
 
 def _symmetric_samples(

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+import learned_opt
 from learned_opt import Celo, CeloRule, CeloScheduler
+from learned_opt.celo import CeloTheta
 
 SHAPES = {"a": (), "b": (3,), "c": (2, 4), "d": (4, 2, 2), "e": (2, 3, 1, 4)}
 NUM_STEPS = 20
@@ -120,6 +122,15 @@ def test_the_second_phase_is_celo_with_a_fixed_rule(theta, steps):
     assert jax.tree.structure(fresh) == jax.tree.structure(theta.scheduler)
     for a, b in zip(trajectory(optimizer, theta.scheduler), steps, strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
+
+
+def test_a_scheduler_over_what_is_no_rule_of_celo_is_an_error(theta):
+    swapped = CeloTheta(theta.scheduler, theta.rule)
+    with pytest.raises(ValueError, match="not one of Celo: it (has|lacks)"):
+        Celo().transform(swapped, num_steps=10)
+    for other in (theta, learned_opt.Celo2().init(jax.random.key(0))):
+        with pytest.raises(ValueError, match="not one of CeloRule"):
+            CeloScheduler(other)
 
 
 def test_it_says_what_it_needs(theta):

@@ -1,5 +1,7 @@
 """What an optimizer cannot work with is an error that says what would be right."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -95,6 +97,23 @@ def test_a_theta_of_other_shapes_is_an_error_that_names_its_part(case):
     name = type(case.optimizer).__name__
     with pytest.raises(ValueError, match=rf"not one of {name}: its .* has shape \(2,"):
         case.optimizer.transform(theta, num_steps=50)
+
+
+def test_a_part_that_is_missing_or_too_much_is_named():
+    @dataclasses.dataclass(frozen=True)
+    class Own(learned_opt.Rule):
+        def init(self, key):
+            return {"rate": jnp.zeros(()), "layer": {"w": jnp.zeros(3)}}
+
+        start = advance = None
+
+    theta = Own().init(KEY)
+    for wrong, why in (
+        ({"rate": theta["rate"]}, "it lacks .*layer.*w"),
+        ({**theta, "decay": theta["rate"]}, "it has .*decay"),
+    ):
+        with pytest.raises(ValueError, match=f"not one of Own: {why}"):
+            Own().transform(wrong)
 
 
 def test_a_theta_may_have_a_schedule_that_a_new_one_would_not_have():

@@ -229,6 +229,31 @@ def test_many_leaves_are_a_model(case, tensors):
     assert step.shape == (2 * tensors,) and np.isfinite(step).all()
 
 
+@few
+def test_slopes_in_theta_are_finite_where_everything_is_zero(case):
+    params = {"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}
+
+    def way(theta):
+        tx = case.optimizer.transform(theta, num_steps=50)
+        state, total = tx.init(params), 0.0
+        for _ in range(2):
+            updates, state = tx.update(params, state, params, value=VALUE)
+            total += sum(jnp.sum(u) for u in jax.tree.leaves(updates))
+        return total
+
+    backwards = jax.jit(jax.grad(way))(case.theta)
+    along = jax.tree.map(jnp.ones_like, case.theta)
+    forwards = jax.jit(lambda t: jax.jvp(way, (t,), (along,)))(case.theta)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((backwards, forwards)))
+
+
+def test_a_tensor_may_have_more_elements_than_an_integer_of_32_bits(case):
+    params = {"w": jax.ShapeDtypeStruct((2**16, 2**15), jnp.bfloat16)}
+    state = jax.eval_shape(case.tx.init, params)
+    updates, _ = jax.eval_shape(case.update, params, state, params, VALUE)
+    assert updates["w"].shape == params["w"].shape
+
+
 def test_bfloat16_parameters_get_bfloat16_updates_and_float32_state(case):
     params, grads = normal(0, SMALL, jnp.bfloat16), normal(1, SMALL, jnp.bfloat16)
     state = case.tx.init(params)

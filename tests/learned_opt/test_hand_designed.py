@@ -22,6 +22,10 @@ PAIRS = {
         learned_opt.NAdamW(0.1, weight_decay=0.02, nesterov=False),
         optax.adamw(0.1, weight_decay=0.02),
     ),
+    "nadamw of a tiny eps": (
+        learned_opt.NAdamW(1e-11, eps=1e-15),
+        optax.nadamw(1e-11, eps=1e-15, weight_decay=0.0),
+    ),
     "l2": (
         learned_opt.NAdamW(0.1, l2=0.3, nesterov=False),
         optax.chain(optax.add_decayed_weights(0.3), optax.adam(0.1)),

@@ -83,6 +83,35 @@ def test_what_is_no_optimizer_class_is_not_registered():
         learned_opt.register("two words")
 
 
+def test_fields_that_would_be_lost_or_change_are_refused():
+    class Forgotten(learned_opt.ScaleFree):  # no decorator: step_size stays what it was
+        step_size: float = 0.2
+
+    @dataclasses.dataclass
+    class Changing(learned_opt.Rule):
+        init = start = advance = None
+
+    @dataclasses.dataclass(frozen=True)
+    class Needy(learned_opt.Rule):
+        rate: float
+        init = start = advance = None
+
+    for cls, why in (
+        (Forgotten, "not a dataclass"),
+        (Changing, r"use dataclass\(frozen=True\)"),
+        (Needy, "Needy.rate needs a default"),
+    ):
+        with pytest.raises(TypeError, match=why):
+            learned_opt.register("other")(cls)
+
+
+def test_an_optimizer_of_the_class_before_is_told_from_a_stranger():
+    before = learned_opt.register("mine")(mine())()
+    learned_opt.register("mine")(mine())
+    with pytest.raises(learned_opt.UnknownOptimizerError, match="make the optimizer"):
+        learned_opt.name_of(before)
+
+
 def test_a_class_instead_of_an_optimizer_is_an_error_that_says_so():
     with pytest.raises(
         learned_opt.UnknownOptimizerError, match=r"is a class.*: Sgd\(\)"

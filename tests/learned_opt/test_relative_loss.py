@@ -80,6 +80,11 @@ def test_an_exploding_loss_counts_as_twice_the_largest_mean():
     np.testing.assert_allclose(a[0].means[-1], b[0].means[-1], rtol=1e-5)
 
 
+def test_a_loss_that_begins_at_zero_is_seen_all_the_same():
+    features = run(jnp.concatenate([jnp.zeros(1), jnp.linspace(1.0, 3.0, 60)]))[1]
+    assert np.all(features[10:] > 0)
+
+
 def test_progress_switches_at_its_nine_points():
     centres = np.array([0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1])
     for step in (0, 37, 200):

@@ -292,6 +292,14 @@ def test_a_folder_without_a_file_says_which(saved, file):
         pretrained.load(saved)
 
 
+def test_a_run_folder_is_told_from_the_folder_of_its_theta(saved):
+    run = saved.parent / "run"
+    (run / "theta").parent.mkdir()
+    saved.rename(run / "theta")
+    with pytest.raises(FileNotFoundError, match="did you mean .*run/theta"):
+        pretrained.load(run)
+
+
 def test_an_unknown_optimizer_class_is_answered_with_the_nearest(saved):
     edit_config(saved, lambda config: config["optimizer"].update(name="toyy"))
     with pytest.raises(learned_opt.UnknownOptimizerError) as error:

@@ -8,7 +8,7 @@ from jax.core import Tracer
 
 import tasksets
 from tasksets import data as data_module
-from tasksets.data import draw_indices, take
+from tasksets.data import Dataset, DatasetInfo, Split, draw_indices, take
 from tasksets.task import SPLITS
 
 every_set = pytest.mark.parametrize("name", tasksets.bundled.NAMES)
@@ -115,3 +115,23 @@ def test_images_are_served_in_the_unit_interval_and_tables_as_they_are():
     np.testing.assert_array_equal(
         take(wine.test, indices[:5], wine.info).inputs, wine.test.inputs[:5]
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.arange(1, 5)}, "labels from 1 to 4, not from 0 to 3"),
+        ({"inputs": np.zeros((4, 3, 3, 3))}, r"shape \(3, 3, 3\), not \(2, 2, 1\)"),
+        ({"inputs": np.zeros((4, 2, 2, 1), np.uint8)}, "scale=1/255"),
+        ({"inputs": np.zeros((0, 2, 2, 1)), "labels": np.zeros(0, int)}, "0 inputs"),
+    ],
+)
+def test_data_that_are_not_what_they_are_said_to_be_are_refused(changes, message):
+    whole = {"inputs": np.zeros((4, 2, 2, 1)), "labels": np.arange(4)}
+    good, bad = Split(**whole), Split(**{**whole, **changes})
+    info = DatasetInfo("own", (2, 2, 1), 4)
+    tasksets.register_data("own", lambda: Dataset(good, good, good, good, info))
+    assert tasksets.load("own").size("test") == 4
+    tasksets.register_data("own", lambda: Dataset(good, bad, good, good, info))
+    with pytest.raises(ValueError, match=f"'own' has in 'inner_valid' .*{message}"):
+        tasksets.load("own")

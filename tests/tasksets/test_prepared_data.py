@@ -1,5 +1,6 @@
 """Data sets that tensorflow-datasets has prepared: finding, reading, caching them."""
 
+import errno
 import hashlib
 import socket
 import sys
@@ -198,6 +199,29 @@ def test_a_truncated_cache_is_made_again(fake_prepared, keep):
         "train-inputs.npy",
         "train-labels.npy",
     ]
+
+
+def test_what_is_cached_may_be_read_by_others(fake_prepared, tmp_path):
+    fake_prepared.write_images("some_images", {"train": 20})
+    prepared.read_images(prepared.find("some_images"), None)
+    (path,) = array_cache.cache_folder().rglob("train-inputs.npy")
+    (usual := tmp_path / "file").write_text("")
+    assert path.stat().st_mode == usual.stat().st_mode
+
+
+def test_what_this_user_may_not_read_is_an_error_and_not_damage(
+    fake_prepared, monkeypatch
+):
+    fake_prepared.write_images("some_images", {"train": 20})
+    found = prepared.find("some_images")
+    prepared.read_images(found, None)
+
+    def refused(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(array_cache.np, "load", refused)
+    with pytest.raises(PermissionError, match=r"\.npy"):
+        prepared.read_images(found, None)
 
 
 def test_data_prepared_anew_are_not_read_from_the_cache_of_the_old(fake_prepared):

@@ -1,5 +1,6 @@
 """Names: what is read, how it is spelled, and what is said of a name nobody knows."""
 
+import dataclasses
 import pickle
 import time
 
@@ -106,8 +107,12 @@ def test_a_data_set_that_is_not_here_is_never_replaced(tmp_path, monkeypatch):
             "conv_pooling_family/seed93@digits?batch_size=3&padding=SAME",
         ),
         (
-            "word_rnn_language_model_family/seed0@lm1b?core_size=3",
-            "word_rnn_language_model_family/seed0@python_docs?core_size=3",
+            "word_rnn_language_model_family/seed0@lm1b/subwords8k?core_size=3",
+            "word_rnn_language_model_family/seed0@python_docs/subwords8k?core_size=3",
+        ),
+        (
+            "char_rnn_language_model_family/seed0@lm1b?core_size=3",
+            "char_rnn_language_model_family/seed0@python_docs/bytes?core_size=3",
         ),
     ],
 )
@@ -131,6 +136,36 @@ def test_a_small_task_is_there_in_milliseconds(name):
         jax.block_until_ready(tasksets.get(name))
         times.append(time.perf_counter() - start)
     assert min(times) < 0.01
+
+
+@pytest.mark.parametrize("name", ["my-mlp", "2d", "a+b", "mlp/seed3"])
+def test_a_name_that_no_task_could_have_cannot_be_registered(name):
+    family = dataclasses.replace(small_mlp.FAMILY, name=name)
+    with pytest.raises(ValueError, match="cannot name tasks"):
+        tasksets.register(family)
+    assert name not in tasksets.families()
+    with pytest.raises(ValueError, match="'toy_seed1' cannot name tasks"):
+        tasksets.register(
+            tasksets.FixedTasks("toys", {"toy_seed1": None}, family.build)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mlp_family/seed7@digits?just_train=true", "would change nothing"),
+        ("rnn_text_classification_family/seed0?sampled_dataset=x", "change nothing"),
+        ("transformer_lm/seed0@python_docs?batch_size=0", "batch_size is at least 1"),
+        ("pinn/seed0?batch_size=0", "batch_size is at least 1"),
+        ("small_mlp/seed3?label_noise=20", "label_noise is in"),
+        ("small_mlp/seed3?reparam_scale=0", "reparam_scale is positive"),
+        ("vit/seed0@iris", "needs images; 'iris' is a table"),
+        ("resnet/seed0@wine", "needs images; 'wine' is a table"),
+    ],
+)
+def test_what_cannot_be_meant_in_a_name_is_an_error(name, message):
+    with pytest.raises(ValueError, match=message):
+        tasksets.get(name)
 
 
 def test_a_family_can_be_registered_once():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import tasksets
 from tasksets import wrappers
+from tasksets.losg import samples
 from tasksets.names import UnknownNameError
 from tasksets.task import SPLITS, Problem, Task
 
@@ -457,6 +458,40 @@ def _dtypes_of(jaxpr, primitive: str) -> set[str]:
     return found
 
 
+def _in_bfloat16(x):
+    return x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+_OF_NETWORKS = sorted(
+    small_variants.FAMILIES.keys()
+    - {"losg_tasks_family", "lopt_pes", "pinn", "quadratic_family"}
+)
+
+
+@pytest.mark.parametrize("family", _OF_NETWORKS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_networks_of_all_families_are_in_bfloat16_and_their_losses_are_not(
+    family, seed
+):
+    task = tasksets.get(small_variants.small(family, seed))
+    low = jax.tree.map(_in_bfloat16, (task.numbers, task.init(KEY)))
+    batch = jax.tree.map(_in_bfloat16, task.batch("train", KEY))
+    loss = jax.make_jaxpr(task.problem.loss)(*low, batch, KEY)
+    for product in ("dot_general", "conv_general_dilated"):
+        assert _dtypes_of(loss.jaxpr, product) <= {"bfloat16"}
+    assert loss.out_avals[0].dtype == jnp.float32
+
+
+def test_estimated_gradients_are_not_lost_in_the_rounding_of_a_bfloat16_loss():
+    name = "mlp_family/seed3@digits?hidden=8&batch_size=32"
+    _, _, exact, _ = _step_jit(_get(name), KEY)
+    _, _, found, _ = _step_jit(_get(f"{name}+bf16+es_gradient:std=0.02&pairs=64"), KEY)
+    a, b = (
+        np.concatenate([x.ravel() for x in jax.tree.leaves(t)]) for t in (exact, found)
+    )
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.3
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if "mlp" in n] + [BOWL])
 @pytest.mark.parametrize("around", ["", SUFFIXES["parameter"] + SUFFIXES["noise"]])
 def test_all_matrix_products_of_loss_and_gradient_are_in_bfloat16(name, around):
@@ -522,6 +557,25 @@ def test_a_batch_without_an_axis_of_examples_is_refused():
     uneven = _Batches(((4,),), test_size=3)
     with pytest.raises(ValueError, match=r"different sizes, \[3, 4\]"):
         reduce(Task(uneven, _LOSSES))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [samples.sum_of_quadratics, samples.projected_quadratic, samples.outward_snake],
+)
+def test_a_sum_over_a_reduced_batch_begins_where_the_whole_does(build):
+    whole = Task(*build(5, 32, 64, 0))
+    reduced = wrappers.ReducedBatch(0.25)(whole)
+
+    def mean_loss(task):
+        def one(key):
+            keys = jax.random.split(key, 3)
+            params, batch = task.init(keys[0]), task.batch("train", keys[1])
+            return task.loss(params, batch, keys[2])
+
+        return float(jnp.mean(jax.vmap(one)(jax.random.split(KEY, 256))))
+
+    assert mean_loss(reduced) == pytest.approx(mean_loss(whole), rel=0.2)
 
 
 # Names
