@@ -267,7 +267,7 @@ def _constant_features(
         [
             jnp.broadcast_to(time[:, None], (time.shape[0], sizes.shape[0])),
             jnp.full((1, sizes.shape[0]), np.log(count) - 1.0),
-            _clipped_log(moments.root(sizes * squares[1]))[None],
+            _clipped_log(moments.root(squares[1] * sizes))[None],
             jnp.log(np.maximum(sizes, 1.0))[None],
             to_mlp.T,
         ]

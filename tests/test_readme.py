@@ -11,7 +11,10 @@ import pytest
 
 import learned_opt
 import pretrained
+import tasksets
 from learned_opt import registry
+from tasksets import data
+from tasksets import registry as task_registry
 
 ROOT = Path(__file__).parents[1]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
@@ -41,6 +44,19 @@ def test_the_notebook_trains_a_flax_model_well():
     names = runpy.run_path(str(ROOT / "notebooks" / "train_a_flax_model.py"))
     assert names["accuracy"] > 0.9
     assert float(names["loss"]) < 0.1
+
+
+def test_the_page_on_tasks_works_from_top_to_bottom(monkeypatch):
+    for module, known in ((task_registry, "_FAMILIES"), (data, "_LOADERS")):
+        monkeypatch.setattr(module, known, dict(getattr(module, known)))
+    page = (ROOT / "docs" / "task-suite.md").read_text()
+    names = {"__name__": "page"}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(snippet, "task-suite.md", "exec"), names)
+    stack = tasksets.stack([tasksets.get(f"valley/seed{seed}") for seed in range(3)])
+    assert stack.num_lanes == 3 and names["task"].name == "valley/seed3?dims=10"
+    loss = tasksets.get("mlp_family/seed7@two_moons?num_train=50").normalize(0.0)
+    assert loss == 0
 
 
 def test_the_page_on_estimators_works_from_top_to_bottom():

@@ -4,12 +4,12 @@
 
 Every float that goes in is bfloat16: parameters, inputs, and the numbers of the task
 (a float32 number would, by jax's rules of promotion, make float32 of all it meets). So
-networks are, forwards and backwards. What is summed over classes, pixels, tokens and the
-batch is float32, as is usual in mixed precision: between 2 and 4 bfloat16 knows losses to
-1/64 only, too coarse to estimate a gradient by. The parameters outside and, by the cast's
-derivative, the gradient are float32. VeLO keeps the parameters in bfloat16 too. Problems
-without a network (quadratics, losg) are bfloat16 to the last sum, but for what they make
-of float32 constants.
+networks compute in it, forwards and backwards. What is summed over classes, pixels, tokens
+and the batch is float32, as is usual in mixed precision: between 2 and 4 bfloat16 knows
+losses to 1/64 only, too coarse to estimate a gradient by. The parameters outside and, by
+the cast's derivative, the gradient are float32. VeLO keeps the parameters in bfloat16 too.
+Problems without a network (quadratics, losg) are bfloat16 to the last sum, but for what
+they make of float32 constants.
 """
 
 from dataclasses import dataclass
