@@ -14,6 +14,7 @@ from meta_train import TrainConfig
     [
         ({"groups_in_flight": 2, "num_tasks": 8}, "num_tasks does nothing with groups"),
         ({"tasks_per_group": 8}, "tasks_per_group does nothing without groups_in_flig"),
+        ({"loss_cap": float("inf")}, "loss_cap must be positive and finite"),
         ({"lane_batch": 0}, "lane_batch must be at least 1"),
         ({"estimator": "gpes"}, "'gpes' and gpes_interval go together"),
         ({"gpes_interval": 2}, "'gpes' and gpes_interval go together"),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import tasksets
 from tasksets import registry
 from tasksets.activations import ACTIVATIONS
-from tasksets.names import TaskName, override, parse
+from tasksets.names import NOT_APPLIED, TaskName, override, parse
 from tasksets.task import SPLITS
 
 SEEDS = st.integers(0, 2000)
@@ -99,7 +99,13 @@ every_family = pytest.mark.parametrize("family", small_variants.families())
 
 def _overrides(family: str) -> st.SearchStrategy[dict[str, typing.Any]]:
     """Some fields of a config, with valid values; a field nobody knows is an error."""
-    fields = typing.get_type_hints(type(registry.config(f"{family}/seed0")))
+    config = type(registry.config(f"{family}/seed0"))
+    hints = typing.get_type_hints(config)
+    fields = {
+        field.name: hints[field.name]
+        for field in dataclasses.fields(config)
+        if field.metadata != NOT_APPLIED
+    }
     strategies = {
         field: VALID[field] if field in VALID else BY_TYPE[hint]
         for field, hint in fields.items()

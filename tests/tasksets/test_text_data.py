@@ -385,7 +385,8 @@ def test_absent_unknown_and_wrong_text_have_errors_of_their_own(monkeypatch, tmp
             with pytest.raises(tasksets.DataNotFoundError) as caught:
                 text.load_text(name)
             assert f"learned-opt data prepare {name}`" in str(caught.value)
-            assert "@python_docs'" in str(caught.value)
+            encoding = catalogue.read_text_name(name).encoding
+            assert f"@python_docs/{encoding}'" in str(caught.value)
     with pytest.raises(tasksets.UnknownNameError, match="imdb_reviews/bytes"):
         text.load_text("imdb_review")
     with pytest.raises(ValueError, match="no text"):
