@@ -7,11 +7,6 @@ Stopped, by the budget or in any other way, it goes on from the cache when it is
 several at once, or on several machines with the cache in common, share the work if each
 gets a `--shard`. When everything is there it writes `meta_train/evaluate/shipped/` and
 prints the table.
-
-Runs of eval-100 that are done, while it is not complete, are in `benchmarks/eval-100.tar.xz`:
-
-    tar xJf benchmarks/eval-100.tar.xz -C runs
-    python -m benchmarks.evaluation_baselines --suite eval-100 --cache runs/evaluations
 """
 
 import dataclasses
