@@ -70,27 +70,28 @@ def require_theta(theta: Any, expected: Any, owner: str) -> None:
     """
     have, want = jax.tree.structure(theta), jax.tree.structure(expected)
     kind = lambda tree: (tree.node_data() or (type(None),))[0]
+    wrong = f"this theta is not one of {owner}:"
     if kind(have) is not kind(want):
-        raise ValueError(
-            f"this theta is not one of {owner}: `init` gives {want}, and this is {have}."
-        )
+        raise ValueError(f"{wrong} `init` gives {want}, and this is {have}.")
     mine, theirs = _parts(theta), _parts(expected)
-    for path in (*mine.keys() - theirs.keys(), *theirs.keys() - mine.keys()):
-        one, other = (mine, theirs) if path in mine else (theirs, mine)
-        left_out = any(other.get(path[:n], 0) is None for n in range(len(path)))
-        if one[path] is not None and not left_out:
-            has, gives = ("has", "does not") if path in mine else ("lacks", "does")
+    _require_parts(mine, theirs, f"{wrong} it has {{}}, and `init` does not give that.")
+    _require_parts(theirs, mine, f"{wrong} it lacks {{}}, which `init` gives.")
+    for path, leaf in mine.items():
+        like = theirs.get(path)
+        if leaf is not None and like is not None and jnp.shape(leaf) != like.shape:
             raise ValueError(
-                f"this theta is not one of {owner}: it {has} {_name(path)}, and `init` "
-                f"{gives} give that."
+                f"{wrong} its {_name(path)} has shape {jnp.shape(leaf)}, and `init` gives "
+                f"{like.shape}."
             )
-    for path in mine.keys() & theirs.keys():
-        leaf, like = mine[path], theirs[path]
-        if None not in (leaf, like) and jnp.shape(leaf) != like.shape:
-            raise ValueError(
-                f"this theta is not one of {owner}: its {_name(path)} has shape "
-                f"{jnp.shape(leaf)}, and `init` gives {like.shape}."
-            )
+
+
+def _require_parts(of: dict[Any, Any], among: dict[Any, Any], message: str) -> None:
+    """Raises for a part that the other tree lacks, unless it has None in its place."""
+    for path, part in of.items():
+        within = (path[:n] for n in range(len(path)))
+        left_out = any(p in among and among[p] is None for p in within)
+        if part is not None and path not in among and not left_out:
+            raise ValueError(message.format(_name(path)))
 
 
 def _parts(tree: Any) -> dict[Any, Any]:

@@ -87,7 +87,7 @@ def _require_optimizer_class(cls: Any) -> None:
     # Not what it inherits: fields of its own would not be there.
     if not isinstance(cls, type) or "__dataclass_fields__" not in vars(cls):
         raise TypeError(f"{cls!r} is not a dataclass: its fields are what is saved")
-    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if cls.__hash__ is None:  # programs are found by it
         raise TypeError(f"{cls.__name__} can change: use dataclass(frozen=True)")
     missing = dataclasses.MISSING
     for field in dataclasses.fields(cls):

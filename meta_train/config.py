@@ -145,10 +145,10 @@ class TrainConfig:
                 f"frozen_rule is for the optimizer celo, not for {self.optimizer}."
             )
         for name in ("sigma", "loss_cap", "outer_learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be positive and finite, got {getattr(self, name)}."
-                )
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.loss_cap == math.inf:  # a loss that counts as infinite has no gradient
+            raise ValueError("loss_cap must be finite, got inf.")
 
         if (self.outer_optimizer == "self") != (self.bootstrap_every is not None):
             raise ValueError("outer_optimizer 'self' and bootstrap_every go together.")

@@ -55,7 +55,7 @@ def encode(
     """The documents in tokens from 1 to 8191."""
     encoder = _import_sentencepiece().SentencePieceProcessor(model_proto=vocabulary)
     encoded = []
-    # Tokens come as Python's integers, which take twenty times the memory.
+    # Tokens come as Python's integers, which take many times the memory.
     for first in range(0, len(documents), _AT_ONCE):
         texts = [_text(document) for document in documents[first : first + _AT_ONCE]]
         tokens = encoder.encode(texts, out_type=int, num_threads=_NUM_THREADS)

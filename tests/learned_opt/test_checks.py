@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -97,6 +98,10 @@ def test_a_theta_of_other_shapes_is_an_error_that_names_its_part(case):
     name = type(case.optimizer).__name__
     with pytest.raises(ValueError, match=rf"not one of {name}: its .* has shape \(2,"):
         case.optimizer.transform(theta, num_steps=50)
+
+
+def test_a_theta_may_be_of_numpy(case):
+    case.optimizer.transform(jax.tree.map(np.asarray, case.theta), num_steps=50)
 
 
 def test_a_part_that_is_missing_or_too_much_is_named():
