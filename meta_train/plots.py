@@ -23,9 +23,14 @@ def pyplot() -> Any:
 
 
 def save(fig: Any, path: Path) -> Path:
-    """Write a figure and forget it; the path."""
+    """Write a figure, in 256 colours, a third of the size, and forget it; the path."""
+    from PIL import Image
+
     if fig.get_layout_engine() is None:
         fig.tight_layout()
     fig.savefig(path, dpi=130)
     pyplot().close(fig)
+    with Image.open(path) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
     return path

@@ -37,6 +37,7 @@ from tasksets.registry import fixed as fixed
 from tasksets.registry import get as get
 from tasksets.registry import outline as outline
 from tasksets.registry import register as register
+from tasksets.registry import ships as ships
 from tasksets.registry import split_of as split_of
 from tasksets.stacking import group_by_structure as group_by_structure
 from tasksets.stacking import lane_axes as lane_axes

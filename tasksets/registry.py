@@ -65,6 +65,7 @@ def _require_readable(name: str, seed: int | None) -> None:
 
 for _known in (*FAMILIES, *TASKSET_GROUPS):
     register(_known)
+_SHIPPED = frozenset((*_FAMILIES, *_FIXED))
 
 
 def families() -> list[str]:
@@ -75,6 +76,14 @@ def families() -> list[str]:
 def fixed() -> list[str]:
     """The names of the fixed tasks."""
     return sorted(_FIXED)
+
+
+def ships(name: str) -> bool:
+    """Whether a name is of a task of this package, not of one registered since."""
+    try:
+        return parse(wrappers.split(name)[0]).family in _SHIPPED
+    except (LookupError, ValueError):  # nobody's
+        return False
 
 
 def root_of(name: str) -> str:

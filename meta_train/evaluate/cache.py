@@ -1,6 +1,7 @@
 """Results of runs on disk, so that each is computed once.
 
     <folder>/<task>/<any name>.npz      some runs of one task
+    <folder>/fingerprints/<key>.npy     what takes long to find of a task's fingerprint
 
 A result is found by a digest of everything that was asked for (`key`): task, optimizer
 with all its numbers, horizon, seed, settings. Beside it lies a fingerprint of what the
@@ -15,9 +16,10 @@ import os
 import re
 import uuid
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -89,12 +91,29 @@ class Cache:
             np.stack([stored.losses for stored in results.values()]),
             np.stack([stored.fingerprint for stored in results.values()]),
         )
-        draft = path.with_suffix(".tmp")
-        with draft.open("wb") as file:
+        with _complete(path) as file:
             np.savez_compressed(file, **dict(zip(_COLUMNS, columns, strict=True)))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+
+    def fingerprint(self, key: str) -> Float[np.ndarray, "numbers"] | None:
+        """What was kept under a key, if anything was and can be read."""
+        if self._folder is None:
+            return None
+        try:
+            return np.load(self._fingerprints(self._folder, key))
+        except (OSError, ValueError, EOFError):  # at worst, it is found again
+            return None
+
+    def keep_fingerprint(self, key: str, found: Float[np.ndarray, "numbers"]) -> None:
+        """Keep numbers; the key says all that they depend on."""
+        if self._folder is None:
+            return
+        path = self._fingerprints(self._folder, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _complete(path) as file:
+            np.save(file, found)
+
+    def _fingerprints(self, folder: Path, key: str) -> Path:
+        return folder / "fingerprints" / f"{key}.npy"
 
     def _shelf(self, folder: Path, task: str) -> Path:
         readable = re.sub(r"\W+", "-", task)[:60]
@@ -102,3 +121,14 @@ class Cache:
 
 
 _COLUMNS = ("keys", "losses", "fingerprints")
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name when all of it is on disk."""
+    draft = path.with_name(f"{uuid.uuid4().hex}.tmp")
+    with draft.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

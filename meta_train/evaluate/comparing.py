@@ -72,7 +72,7 @@ def compare(
     """
     _check(entries, contenders, num_seeds, tuning_seeds, settings)
     study = Study(num_seeds, tuning_seeds)
-    task_prints = fingerprints.of_tasks([entry.task for entry in entries])
+    task_prints = fingerprints.of_tasks([entry.task for entry in entries], cache)
     point_prints = fingerprints.by_content(contenders)
     benches: list[Workbench] = []
     place: dict[int, tuple[Workbench, int]] = {}

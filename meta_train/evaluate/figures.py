@@ -105,7 +105,7 @@ def differences(comparison: Comparison, folder: Path, split: SplitName) -> Path:
         ax.axvline(gap.mean(), color="black", lw=0.8, ls="--")
         names = f"{comparison.names[i]}\nless {comparison.names[j]}"
         ax.set_title(f"{names}: {gap.mean():+.3f}", fontsize=7)
-        ax.tick_params(labelsize=7)
+        ax.tick_params(labelsize=7, which="both")
     return save(fig, folder / "differences.png")
 
 
@@ -120,7 +120,7 @@ def tasks(comparison: Comparison, folder: Path, split: SplitName) -> Path:
     for t, (ax, entry) in enumerate(zip(axes, comparison.entries, strict=True)):
         draw_losses(ax, comparison, t, shown, split)
         ax.set_title(_short(entry.task.name), fontsize=6)
-        ax.tick_params(labelsize=6)
+        ax.tick_params(labelsize=6, which="both")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncol=5, fontsize=8)
     return save(fig, folder / "tasks.png")

@@ -5,11 +5,16 @@ a data set is not the data set, and its losses at fixed parameters, as code that
 something else is another task. An optimizer's are the parameters it reaches in three steps
 on a fixed problem. Both are compared with a tolerance, since compilers and machines round
 differently.
+
+The losses take seconds to trace and compile. Those of the tasks that ship are kept with the
+results, under a digest of the code that computes them.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,8 +24,10 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
+import tasksets
 from meta_train.devices import compile_for, run_once_options
-from meta_train.evaluate.contenders import Contender, Kind, Point, stack_numbers
+from meta_train.evaluate.cache import Cache
+from meta_train.evaluate.contenders import Contender, Kind, Point, digest, stack_numbers
 from tasksets import Task, group_by_structure
 from tasksets.task import SPLITS
 
@@ -31,15 +38,31 @@ _TOLERANCE = 1e-2
 _KNOWN: WeakKeyDictionary[Task, Float[np.ndarray, "numbers"]] = WeakKeyDictionary()
 
 
-def of_tasks(tasks: Sequence[Task]) -> list[Float[np.ndarray, "numbers"]]:
+def of_tasks(
+    tasks: Sequence[Task], cache: Cache = Cache(None)
+) -> list[Float[np.ndarray, "numbers"]]:
     """Size, mean, mean magnitude and a position-dependent mean of every array; losses.
 
     Found once for a task, several structures at a time: nearly all of it is compiling.
+
+    Args:
+      tasks: of any structures.
+      cache: where losses are looked up and kept.
     """
-    alike = group_by_structure([task for task in tasks if task not in _KNOWN])
+    new = [task for task in tasks if task not in _KNOWN]
+    moments = {task: _of_arrays(task) for task in new}
+    keys = {task: _key(task, moments[task]) for task in new}
+    losses = {task: cache.fingerprint(key) for task, key in keys.items() if key}
+    alike = group_by_structure([task for task in new if losses.get(task) is None])
     with ThreadPoolExecutor() as pool:
         for group, found in zip(alike, pool.map(_of_alike, alike), strict=True):
-            _KNOWN.update(zip(group, found, strict=True))
+            losses.update(zip(group, found, strict=True))
+            for task in group:
+                if key := keys[task]:
+                    cache.keep_fingerprint(key, losses[task])
+    for task in new:
+        both = np.concatenate([moments[task], losses[task]])
+        _KNOWN[task] = both.astype(np.float32)
     return [_KNOWN[task] for task in tasks]
 
 
@@ -73,18 +96,34 @@ def agree(a: Float[np.ndarray, "*any"], b: Float[np.ndarray, "*any"]) -> bool:
     return bool(np.allclose(a, b, rtol=_TOLERANCE, atol=1e-6, equal_nan=True))
 
 
-def _of_alike(tasks: Sequence[Task]) -> list[Float[np.ndarray, "numbers"]]:
-    """Of tasks of equal structure."""
+def _of_arrays(task: Task) -> Float[np.ndarray, "numbers"]:
+    named = jax.tree_util.tree_leaves_with_path(task.numbers)
+    # The losses that normalise decide nothing about training, and get measured anew.
+    leaves = [x for path, x in named if not _normalises(path)]
+    leaves += jax.tree.leaves(task.data)
+    return np.concatenate([np.zeros(0), *map(_moments, leaves)])
+
+
+def _key(task: Task, moments: Float[np.ndarray, "numbers"]) -> str | None:
+    """Under what the losses of a task are kept; None: its code is somebody else's."""
+    shipped = type(task.problem).__module__.split(".")[0] == tasksets.__name__
+    if not shipped or not task.name or not tasksets.ships(task.name):
+        return None
+    return digest([task.name, repr(task.problem), moments.tobytes().hex(), _code()])
+
+
+@cache
+def _code() -> str:
+    """Digest of the code of tasks, and of the versions of what it is built on."""
+    sources = sorted(Path(tasksets.__file__).parent.rglob("*.py"))
+    versions = [version(package) for package in ("jax", "flax", "optax", "numpy")]
+    return digest([*versions, *(source.read_text("utf8") for source in sources)])
+
+
+def _of_alike(tasks: Sequence[Task]) -> list[Float[np.ndarray, "splits"]]:
+    """Losses of tasks of equal structure."""
     losses = compile_for(_losses, tasks[:1], run_once_options())
-    found = []
-    for task in tasks:
-        named = jax.tree_util.tree_leaves_with_path(task.numbers)
-        # The losses that normalise decide nothing about training, and get measured anew.
-        leaves = [x for path, x in named if not _normalises(path)]
-        leaves += jax.tree.leaves(task.data)
-        moments = [_moments(leaf) for leaf in leaves]
-        found.append(np.concatenate([*moments, losses(task)]).astype(np.float32))
-    return found
+    return [np.asarray(losses(task)) for task in tasks]
 
 
 def _losses(task: Task) -> Float[jax.Array, "splits"]:

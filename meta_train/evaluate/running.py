@@ -12,7 +12,7 @@ from meta_train.evaluate.baselines import ALL
 from meta_train.evaluate.by_name import contender
 from meta_train.evaluate.cache import Cache
 from meta_train.evaluate.comparing import Progress, compare
-from meta_train.evaluate.comparison import Comparison
+from meta_train.evaluate.comparison import Comparison, Entry
 from meta_train.evaluate.contenders import Contender
 from meta_train.evaluate.settings import Settings
 from meta_train.evaluate.tidy import table
@@ -81,7 +81,7 @@ class Evaluation:
         contenders = self.contenders()
         items = suites.items(self.suite, self.num_tasks)
         entries = suites.entries(items, self.horizon, self.task_options)
-        known = self._shipped(entries, warn)
+        known = self._shipped(entries, cache, warn)
         have = {} if known is None else {c.content: c.name for c in known.competitors}
         missing = [c for c in contenders if c.content is None or c.content not in have]
         if missing or known is None:
@@ -110,14 +110,14 @@ class Evaluation:
         return {**settings, "seeds": self.seeds, "tuning_seeds": self.tuning_seeds}
 
     def _shipped(
-        self, entries: Sequence[Any], warn: Callable[[str], None]
+        self, entries: Sequence[Entry], cache: Cache, warn: Callable[[str], None]
     ) -> Comparison | None:
         path = shipped.path(self.suite, self.horizon, self.seeds)
         if self.num_tasks is not None or not path.exists():
             return None
         every = [contender(name) for name in ALL]
         try:
-            known = shipped.load(path, entries, every, self.protocol())
+            known = shipped.load(path, entries, every, self.protocol(), cache)
         except ValueError as error:
             warn(f"the shipped baselines are not used: {error}")
             return None

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from meta_train.evaluate import cache, fingerprints
+from meta_train.evaluate import fingerprints
+from meta_train.evaluate.cache import FORMAT, Cache
 from meta_train.evaluate.comparison import Comparison, Competitor, Entry, Results
 from meta_train.evaluate.contenders import Contender
 from meta_train.evaluate.metrics import FIGURES
@@ -58,7 +59,7 @@ def save(
     for t, found in enumerate(fingerprints.of_tasks(tasks)):
         arrays[f"fingerprint of task {t}"] = found
     meta = {
-        "format": cache.FORMAT,
+        "format": FORMAT,
         "protocol": protocol,
         "tasks": [[entry.task.name, entry.num_steps] for entry in comparison.entries],
         "competitors": [vars(competitor) for competitor in comparison.competitors],
@@ -73,8 +74,16 @@ def load(
     entries: Sequence[Entry],
     contenders: Sequence[Contender],
     protocol: dict[str, Any],
+    cache: Cache = Cache(None),
 ) -> Comparison:
     """What `save` wrote, for the same tasks, of the contenders that do what they did.
+
+    Args:
+      path: of the file.
+      entries: the tasks, some or all of those it was made of.
+      contenders: whose results are wanted; others' are left out.
+      protocol: as it was saved with.
+      cache: where fingerprints of the tasks are kept.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -83,11 +92,11 @@ def load(
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     meta = json.loads(str(arrays["meta"]))
-    if (meta["format"], meta["protocol"]) != (cache.FORMAT, protocol):
+    if (meta["format"], meta["protocol"]) != (FORMAT, protocol):
         raise ValueError(f"{path} was made under another protocol: {meta['protocol']}")
     places = {tuple(task): place for place, task in enumerate(meta["tasks"])}
     mine = []
-    task_prints = fingerprints.of_tasks([entry.task for entry in entries])
+    task_prints = fingerprints.of_tasks([entry.task for entry in entries], cache)
     for entry, task_print in zip(entries, task_prints, strict=True):
         place = places.get((entry.task.name, entry.num_steps))
         if place is None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from bowls import bowl
@@ -127,3 +128,35 @@ def test_fingerprints_tell_the_behaviour_of_optimizers_apart():
         assert not fingerprints.agree(neither, other)
     (sgd,) = fingerprints.of_points(contender("sgd:lr=1e-5").points)
     assert not fingerprints.agree(one, sgd)
+
+
+def test_losses_of_fingerprints_are_kept_for_what_ships(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    find = lambda: fingerprints.of_tasks([tasksets.get("TwoD_Ackley"), bowl()], cache)
+    found, _ = find()
+    (path,) = tmp_path.glob("fingerprints/*")  # nobody knows what code bowls have
+    computed = []
+    alike = fingerprints._of_alike
+    watched = lambda tasks: computed.extend(task.name for task in tasks) or alike(tasks)
+    monkeypatch.setattr(fingerprints, "_of_alike", watched)
+
+    np.testing.assert_array_equal(find()[0], found)
+    assert computed == [bowl().name]
+    path.write_bytes(path.read_bytes()[:-1])
+    np.testing.assert_array_equal(find()[0], found)
+    assert computed.count("TwoD_Ackley") == 1
+    monkeypatch.setattr(fingerprints, "_code", lambda: "edited")
+    np.testing.assert_array_equal(find()[0], found)
+    assert computed.count("TwoD_Ackley") == 2
+
+
+def test_losses_of_fingerprints_are_of_the_same_numbers_and_problem(tmp_path):
+    cache = Cache(tmp_path)
+    task = tasksets.get("quadratic_family/seed3")
+    steeper = jax.tree.map(lambda x: 2 * x, task.numbers)
+    other = dataclasses.replace(task, numbers=steeper)
+    renamed = dataclasses.replace(tasksets.get("TwoD_Ackley"), name="TwoD_Rosenbrock")
+    kept = fingerprints.of_tasks([task, tasksets.get("TwoD_Rosenbrock")], cache)
+    for another, before in zip([other, renamed], kept, strict=True):
+        (now,) = fingerprints.of_tasks([another], cache)
+        assert not fingerprints.agree(now, before)
