@@ -1,6 +1,7 @@
 """Scalars for tensorboard, where tensorboardX is installed (the extra "plot")."""
 
 import importlib
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,11 +35,13 @@ class Board:
         self._writer.write_event(self._event(step=keep_steps + 1, session_log=start))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Add an outer step; raises OSError where the disk is full."""
+        """Add an outer step, less what is no number; OSError where the disk is full."""
         from tensorboardX.summary import scalar
 
         now = time.time()
         for name, value in scalars.items():
+            if not math.isfinite(value):
+                continue
             event = self._event(wall_time=now, step=step, summary=scalar(name, value))
             self._writer.write_event(event)
 

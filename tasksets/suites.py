@@ -9,6 +9,8 @@
     fixed         the fixed tasks of TaskSet
     small         those of taskset-1k that take under 10 ms per step on one CPU core
     digits        1000 networks of mlp_family on bundled data: no download
+    bundled       100 seeds each of seven of TaskSet's families, images where there are any
+                  being the bundled digits: no download, and cheap
     small_mlp     many lanes in few structures, for meta-training
     quadratic     1000 noisy quadratics
 
@@ -51,6 +53,15 @@ TASKSET_FAMILIES = (
 )
 
 
+_OF_IMAGES = (
+    "maf_family",
+    "mlp_ae_family",
+    "mlp_family",
+    "mlp_vae_family",
+    "nvp_family",
+)
+
+
 def _seeds(family: str, count: int, dataset: str | None = None) -> Iterator[str]:
     """The first `count` seeds of a family that are not excluded, less the twins."""
     every = (TaskName(family, seed, dataset) for seed in itertools.count())
@@ -62,6 +73,14 @@ def _seeds(family: str, count: int, dataset: str | None = None) -> Iterator[str]
 def _taskset(seeds_per_family: int) -> Iterator[str]:
     for family in TASKSET_FAMILIES:
         yield from _seeds(family, seeds_per_family)
+
+
+def _bundled() -> Iterator[str]:
+    """Convolutions are left out: many shrink an 8x8 image to nothing."""
+    for family in _OF_IMAGES:
+        yield from _seeds(family, 100, "digits")
+    for family in ("losg_tasks_family", "quadratic_family"):
+        yield from _seeds(family, 100)
 
 
 def _fixed() -> Iterator[str]:
@@ -79,6 +98,7 @@ _SUITES: dict[str, Callable[[], Iterable[str]]] = {
     "metz2020": lambda: _taskset(500),
     "fixed": _fixed,
     "small": _small,
+    "bundled": _bundled,
     "digits": lambda: _seeds("mlp_family", 1000, "digits"),
     "small_mlp": lambda: _seeds("small_mlp", 10000, "digits"),
     "quadratic": lambda: _seeds("quadratic_family", 1000),

@@ -38,13 +38,15 @@ def spread(
     Returns:
       ``grad_std``: root of the trace of one lane's covariance; ``snr``: squared norm of
       the gradient over the variance of the mean over lanes, both estimated without bias,
-      so around 0 where there is only noise. Not a number with a single lane.
+      so around 0 where there is only noise, and 0 where all lanes estimate zero, as
+      where all losses are capped. Not a number with a single lane.
     """
     square = jnp.sum(grad**2)
     variance = (mean_square - square) * num_lanes / (num_lanes - 1 or jnp.nan)
     variance = jnp.maximum(variance, 0.0)
     noise = variance / num_lanes
-    return {"grad_std": jnp.sqrt(variance), "snr": (square - noise) / noise}
+    snr = jnp.where(square > 0, (square - noise) / noise, 0.0)
+    return {"grad_std": jnp.sqrt(variance), "snr": snr}
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ from meta_systems import Linear, Quadrant
 
 from meta_train import diagnostics
 from meta_train.estimators import BPTT, NRES, PES, FullES, TruncatedES
+from meta_train.estimators.estimator import spread
 from meta_train.truncation import Truncation
 
 KEY = jax.random.key(0)
@@ -74,6 +75,12 @@ def test_the_ratio_that_comes_with_an_estimate_is_that_of_the_mean_over_lanes():
     assert estimate.metrics["snr"] == pytest.approx(4096 / 4, rel=0.15)
     norm = np.linalg.norm(GRADIENTS[0, 0])
     assert estimate.metrics["grad_std"] == pytest.approx(2 * norm, rel=0.1)
+
+
+def test_lanes_that_estimate_nothing_have_a_ratio_of_zero_and_a_single_lane_has_none():
+    zeros, zero = jnp.zeros(3), jnp.float32(0.0)
+    assert spread(zeros, zero, 4) == {"grad_std": 0.0, "snr": 0.0}
+    assert np.isnan(spread(jnp.ones(3), jnp.float32(3.0), 1)["snr"])
 
 
 def test_mere_noise_has_a_signal_to_noise_ratio_of_about_zero():

@@ -19,6 +19,7 @@ SIZES = {
     "metz2020": 12 * 500 - 14,
     "fixed": 109,
     "digits": 1000,
+    "bundled": 7 * 100 - 3,
     "small_mlp": 10000,
     "quadratic": 1000,
 }
@@ -113,7 +114,9 @@ def test_the_split_of_a_task_never_changes_and_ignores_what_follows_the_seed():
             assert tasksets.split_of(f"small_mlp/seed{seed}{variant}") == split
 
 
-@pytest.mark.parametrize("suite", ["digits", "fixed", "quadratic", "taskset-1k"])
+@pytest.mark.parametrize(
+    "suite", ["bundled", "digits", "fixed", "quadratic", "taskset-1k"]
+)
 def test_the_names_whose_data_are_here_are_tasks_that_can_be_got(suite):
     every, here = tasksets.names(suite), tasksets.names(suite, data_here=True)
     in_here = set(here)
@@ -187,3 +190,11 @@ def test_sample_cannot_give_more_tasks_than_there_are():
         tasksets.sample(900, suite="digits", split="test")
     with pytest.raises(ValueError, match="split is 'train' or 'test'"):
         tasksets.sample(1, suite="digits", split="valid")  # pyright: ignore
+
+
+def test_bundled_tasks_need_nothing_that_is_not_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    names = tasksets.names("bundled")
+    assert {dataset_of(name) for name in names} == {"digits", None}
+    assert tasksets.names("bundled", data_here=True) == names
+    assert len({parse(name).family for name in names}) == 7
