@@ -2,12 +2,16 @@
 
 scale_free           a shipped learned optimizer
 runs/mine            a run folder, or one that `pretrained.save` wrote
+scale_free:untrained any learned optimizer as its training begins: what did that add?
 adam:tuned           a baseline; see `baselines`
 """
 
 import difflib
 from pathlib import Path
 
+import jax
+
+import learned_opt
 import pretrained
 from meta_train.evaluate import baselines
 from meta_train.evaluate.contenders import Contender, learned
@@ -24,6 +28,9 @@ def contender(name: str) -> Contender:
     family, _, variant = name.partition(":")
     if family in baselines.NAMES:
         return baselines.baseline(family, variant)
+    if variant == "untrained" and family in learned_opt.names():
+        optimizer = learned_opt.get(family)()
+        return learned(name, optimizer, optimizer.init(jax.random.key(0)))
     shipped = pretrained.available()
     if name in shipped or Path(name).is_dir():
         inside = Path(name) / "theta"

@@ -9,7 +9,7 @@ import pytest
 import learned_opt
 import pretrained
 from meta_train import evaluate
-from meta_train.evaluate import contender
+from meta_train.evaluate import baselines, contender
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,15 @@ def test_a_folder_a_run_folder_and_a_shipped_name_are_found(tmp_path):
     for name in (str(tmp_path / "saved"), str(tmp_path / "run")):
         assert contender(name).content == shipped.content
         assert contender(name).name == name
+
+
+def test_what_training_started_from_is_a_contender():
+    learned = set(learned_opt.names()) - set(baselines.NAMES)
+    assert {"scale_free", "hierarchical", "celo"} <= learned
+    untrained = {contender(f"{name}:untrained").content for name in learned}
+    assert len(untrained) == len(learned)
+    assert contender("scale_free").content not in untrained
+    assert not contender("scale_free:untrained").baseline
 
 
 def test_a_transform_of_the_users_own_has_no_content_to_be_cached_by():
