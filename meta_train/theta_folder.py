@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 import pretrained
 from meta_train.config import TrainConfig
+from meta_train.run_log import read_metrics
 
 
 def save_theta(
@@ -20,7 +24,7 @@ def save_theta(
 
     Args:
       config: of the run.
-      path: the folder; what it held before is replaced.
+      path: the folder, in that of the run; what it held before is replaced.
       theta: the meta-parameters.
       outer_steps: after how many of them.
       how: words of the command line beside those of the config.
@@ -41,9 +45,24 @@ def save_theta(
             f"seed {config.seed}."
         ),
         command=f"{config.command()} {how}".strip(),
-        compute="not recorded",
+        compute=_compute(path.parent),
         results=results,
         failures="unknown until evaluated.",
     )
     pretrained.save(path, *config.whole(theta), card, overwrite=True)
     return path
+
+
+def _compute(folder: Path) -> str:
+    """What a run took so far, by its log."""
+    timing = read_metrics(folder, "timing.jsonl")
+    if not timing:
+        return "not recorded"
+    seconds = timing["seconds"]
+    millions = np.sum(seconds * timing["inner_steps_per_second"]) / 1e6
+    devices = jax.devices()
+    return (
+        f"{np.sum(seconds) / 60:.3g} minutes of outer steps, compiling not counted, and "
+        f"{millions:.3g} million inner steps; in the end on {len(devices)} devices of "
+        f"kind {devices[0].device_kind}."
+    )
