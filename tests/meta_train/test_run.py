@@ -72,7 +72,9 @@ def test_a_run_leaves_all_that_its_folder_should_hold(unbroken):
     assert sorted(names) == sorted(task.name for task in CONFIG.mix.sample(4, seed=3))
     loaded = pretrained.load(unbroken / "theta")
     assert "--optimizer adam" in loaded.card.command
-    assert re.search(r"[1-9].* million inner steps; .* of kind cpu", loaded.card.compute)
+    assert re.search(
+        r"[1-9].* million inner steps; .* of kind cpu", loaded.card.compute
+    )
     assert list((unbroken / "tensorboard").iterdir())
 
 
