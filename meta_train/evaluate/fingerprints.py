@@ -10,7 +10,7 @@ The losses take seconds to trace and compile. Those of the tasks that ship are k
 results, under a digest of the code that computes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from importlib.metadata import version
@@ -51,15 +51,7 @@ def of_tasks(
     """
     new = [task for task in tasks if task not in _KNOWN]
     moments = {task: _of_arrays(task) for task in new}
-    keys = {task: _key(task, moments[task]) for task in new}
-    losses = {task: cache.fingerprint(key) for task, key in keys.items() if key}
-    alike = group_by_structure([task for task in new if losses.get(task) is None])
-    with ThreadPoolExecutor() as pool:
-        for group, found in zip(alike, pool.map(_of_alike, alike), strict=True):
-            losses.update(zip(group, found, strict=True))
-            for task in group:
-                if key := keys[task]:
-                    cache.keep_fingerprint(key, losses[task])
+    losses = _losses_of(new, moments, cache)
     for task in new:
         both = np.concatenate([moments[task], losses[task]])
         _KNOWN[task] = both.astype(np.float32)
@@ -102,6 +94,22 @@ def _of_arrays(task: Task) -> Float[np.ndarray, "numbers"]:
     leaves = [x for path, x in named if not _normalises(path)]
     leaves += jax.tree.leaves(task.data)
     return np.concatenate([np.zeros(0), *map(_moments, leaves)])
+
+
+def _losses_of(
+    tasks: Sequence[Task], moments: Mapping[Task, Any], cache: Cache
+) -> dict[Task, Float[np.ndarray, "splits"]]:
+    keys = {task: _key(task, moments[task]) for task in tasks}
+    kept = {task: cache.fingerprint(key) for task, key in keys.items() if key}
+    losses = {task: found for task, found in kept.items() if found is not None}
+    alike = group_by_structure([task for task in tasks if task not in losses])
+    with ThreadPoolExecutor() as pool:
+        for group, found in zip(alike, pool.map(_of_alike, alike), strict=True):
+            losses.update(zip(group, found, strict=True))
+            for task in group:
+                if key := keys[task]:
+                    cache.keep_fingerprint(key, losses[task])
+    return losses
 
 
 def _key(task: Task, moments: Float[np.ndarray, "numbers"]) -> str | None:
