@@ -39,6 +39,7 @@ from meta_train.inner_training import InnerTraining
 from meta_train.proxy import Proxy
 from meta_train.safety import Safety
 from meta_train.truncation import Episodes
+from meta_train.whole_file import whole_file
 from tasksets import Task
 
 T = TypeVar("T")
@@ -266,9 +267,8 @@ class TrainConfig:
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(self.text() + "\n")
-        temporary.replace(path)
+        with whole_file(path) as file:
+            file.write(f"{self.text()}\n".encode())
 
     def text(self) -> str:
         """As JSON."""

@@ -23,7 +23,7 @@ def pyplot() -> Any:
 
 
 def save(fig: Any, path: Path) -> Path:
-    """Write a figure, in 256 colours, a third of the size, and forget it; the path."""
+    """Write a figure, in 256 colours for a small file, and forget it; the path."""
     from PIL import Image
 
     if fig.get_layout_engine() is None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meta_train.tensorboard import Board
+from meta_train.whole_file import whole_file
 
 
 class Timing(NamedTuple):
@@ -148,6 +149,5 @@ def cut_back(path: Path, keep_steps: int) -> None:
     if not path.exists():
         return
     kept = [row for row in read_rows(path) if row["step"] <= keep_steps]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    temporary.replace(path)
+    with whole_file(path) as file:
+        file.writelines(f"{json.dumps(row)}\n".encode() for row in kept)

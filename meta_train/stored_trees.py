@@ -10,7 +10,6 @@ The trees themselves are not stored: what is loaded gets the structure of ``like
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from jaxtyping import Shaped
+
+from meta_train.whole_file import whole_file
 
 Arrays = dict[str, Shaped[np.ndarray, "..."]]
 
@@ -54,16 +55,8 @@ def write(path: Path, arrays: Arrays, facts: Mapping[str, Any]) -> None:
         "sha256": _digest(stored),
     }
     content = safetensors.numpy.save(stored, {"facts": json.dumps(header)})
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        file.write(content)
 
 
 class Stored:

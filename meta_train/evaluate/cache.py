@@ -12,14 +12,12 @@ share a folder, on a network too, and any of them can be killed.
 """
 
 import dataclasses
-import os
 import re
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +25,7 @@ from jaxtyping import Float
 from meta_train.evaluate.contenders import Point, digest
 from meta_train.evaluate.settings import Settings
 from meta_train.evaluate.training import Losses
+from meta_train.whole_file import whole_file
 
 FORMAT = 2  # raised whenever the same request comes to mean another result
 
@@ -91,7 +90,7 @@ class Cache:
             np.stack([stored.losses for stored in results.values()]),
             np.stack([stored.fingerprint for stored in results.values()]),
         )
-        with _complete(path) as file:
+        with whole_file(path) as file:
             np.savez_compressed(file, **dict(zip(_COLUMNS, columns, strict=True)))
 
     def fingerprint(self, key: str) -> Float[np.ndarray, "numbers"] | None:
@@ -109,7 +108,7 @@ class Cache:
             return
         path = self._fingerprints(self._folder, key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _complete(path) as file:
+        with whole_file(path) as file:
             np.save(file, found)
 
     def _fingerprints(self, folder: Path, key: str) -> Path:
@@ -121,14 +120,3 @@ class Cache:
 
 
 _COLUMNS = ("keys", "losses", "fingerprints")
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name when all of it is on disk."""
-    draft = path.with_name(f"{uuid.uuid4().hex}.tmp")
-    with draft.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
