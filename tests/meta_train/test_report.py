@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from meta_train import TrainConfig, report, run
+from meta_train import TrainConfig, plots, report, run
 from meta_train.run_log import RunLog, Timing
 
 pytest.importorskip("matplotlib")
@@ -130,3 +130,14 @@ def test_evaluations_are_shown_beside_the_baseline_and_the_best_is_marked(tmp_pa
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         report.write(tmp_path)
+
+
+def test_a_picture_of_few_colours_still_has_them(tmp_path):
+    plt = plots.pyplot()
+    colours = {"red": (1, 0, 0), "blue": (0, 0, 1), "black": (0, 0, 0)}
+    fig, ax = plt.subplots()
+    for height, colour in enumerate(colours):
+        ax.axhline(height, color=colour, lw=9)
+    pixels = plt.imread(plots.save(fig, tmp_path / "lines.png"))[..., :3]
+    for colour in colours.values():
+        assert np.mean(np.abs(pixels - colour).max(axis=-1) < 0.05) > 0.01
