@@ -62,8 +62,8 @@ class Features(NamedTuple):
 
     own: Callable[..., list[Array]]  # of ``fields``, elementwise
     fields: tuple[Field, ...]
-    rows: Float[Array, "6 rows"]  # r, 1 / sqrt(r)
-    columns: Float[Array, "6 columns"]  # c, 1 / sqrt(c)
+    rows: Field  # [6, ...] of ``layout.rows``: r, 1 / sqrt(r)
+    columns: Field  # [6, ...] of ``layout.columns``: c, 1 / sqrt(c)
     first_row: int  # number of features before the first r
 
     @property
@@ -98,14 +98,19 @@ class Tensor(NamedTuple):
     row_root_of_means: Array
     column_root: Array
 
+    @property
+    def fields(self) -> tuple[Array, ...]:
+        """What the features are made of that are not of lines alone."""
+        roots = (self.row_root, self.row_root_of_means, self.column_root)
+        return (self.g, self.p, self.v, *roots, *self.m)
+
 
 def start(params: Field, layout: Layout) -> AdafactorState:
     """Averages before the first step."""
     zeros = moments.zeros(params, layout)
     slots = AdafactorSlots((zeros,) * 3, zeros)
-    return AdafactorState(
-        jnp.zeros((), jnp.int32), slots, factored_moments.start(3, layout)
-    )
+    factored = factored_moments.start(3, params, layout)
+    return AdafactorState(jnp.zeros((), jnp.int32), slots, factored)
 
 
 def accumulate(
@@ -138,8 +143,13 @@ def features(
 ) -> Features:
     """The 28 features, of averages that include the gradient."""
     fields = (grads, params, slots.v, *_roots(factored, layout), *slots.m)
-    lines = (_with_inverse_root(x) for x in factored)
-    return Features(_own, fields, *lines, first_row=NUM_FEATURES - 15)
+    return Features(
+        _own,
+        fields,
+        layout.rows.map(_with_inverse_root, factored.rows),
+        layout.columns.map(_with_inverse_root, factored.columns),
+        first_row=NUM_FEATURES - 15,
+    )
 
 
 def velo_features(
@@ -151,7 +161,7 @@ def velo_features(
 ) -> Features:
     """The 30 features, of averages that include the gradient."""
     plain = features(grads, params, slots, factored, layout)
-    return plain._replace(own=_own_of_velo, first_row=NUM_VELO_FEATURES - 15)
+    return plain._replace(own=own_velo_features, first_row=NUM_VELO_FEATURES - 15)
 
 
 def by_tensor(
@@ -176,14 +186,11 @@ def by_tensor(
     ]
 
 
-def velo_features_of_tensor(tensor: Tensor) -> list[Array]:
-    """The 30 features, each broadcastable to the tensor's shape."""
-    t = tensor
-    roots = (t.row_root, t.row_root_of_means, t.column_root)
-    own = _own_of_velo(t.g, t.p, t.v, *roots, *t.m)
-    r, r_root = jnp.split(_with_inverse_root(t.rows), 2)
-    c, c_root = jnp.split(_with_inverse_root(t.columns), 2)
-    return [*own[:-3], *r, *c, *r_root, *c_root, *own[-3:]]
+def velo_features_of_lines(tensor: Tensor) -> list[Array]:
+    """The 12 of the 30 features that are of rows or of columns alone."""
+    r, r_root = jnp.split(_with_inverse_root(tensor.rows), 2)
+    c, c_root = jnp.split(_with_inverse_root(tensor.columns), 2)
+    return [*r, *c, *r_root, *c_root]
 
 
 def _roots(factored: FactoredMoments, layout: Layout) -> tuple[Field, Field, Field]:
@@ -215,7 +222,11 @@ def _own(
     return [g, p, *m, v, *(x * inverse for x in m), inverse, *of_grads, *of_means]
 
 
-def _own_of_velo(g: Array, p: Array, v: Array, *rest: Array) -> list[Array]:
+def own_velo_features(g: Array, p: Array, v: Array, *rest: Array) -> list[Array]:
+    """The 18 of the 30 features that are not of rows or columns alone.
+
+    Those of lines come before the last three. Arguments are those of `Tensor.fields`.
+    """
     g, *own = _own(g, p, v, *rest)
     clipped, scaled = jnp.clip(g, -0.1, 0.1), g * jax.lax.rsqrt(v + 1e-6)
     return [g, clipped, *own[:-3], scaled, *own[-3:]]

@@ -17,6 +17,7 @@ composition: orthogonalised steps for matrices, AdamW for all else (`Celo2Harnes
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
-from learned_opt import adafactor_features, checks, network
+from learned_opt import adafactor_features, checks, network, pieces
 from learned_opt.adafactor_features import NUM_VELO_FEATURES, AdafactorState, Rates
 from learned_opt.layout import Field, Layout
 from learned_opt.optimizer import Rule, Signals
@@ -80,10 +81,10 @@ class Celo2(Rule):
         )
 
         def update(tensor: adafactor_features.Tensor) -> Array:
-            x = _features(tensor)
+            x = _unit_features(tensor)
             first, *rest = theta.layers
             layers = (first._replace(w=first.w[: len(x)]), *rest)
-            d, _, _ = network.unrolled(layers, [_unit_rms(feature) for feature in x])
+            d, _, _ = network.unrolled(layers, x)
             return -self.learning_rate * _unit_rms(d)
 
         tensors = adafactor_features.by_tensor(grads, params, slots, factored, layout)
@@ -183,21 +184,47 @@ def orthogonalize() -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def _features(tensor: adafactor_features.Tensor) -> list[Array]:
-    """The 30 features, or the 15 that need no rows and columns."""
-    x = adafactor_features.velo_features_of_tensor(tensor)
-    inverse = jax.lax.rsqrt(tensor.v + 1e-8)  # VeLO adds 1e-6
-    x[7:11] = [*(m * inverse for m in tensor.m), inverse]
-    x[14] = tensor.g * inverse
-    return x if tensor.p.ndim > 1 else x[:_OWN_FEATURES]
+def _unit_features(tensor: adafactor_features.Tensor) -> list[Array]:
+    """The 30 features, or the 15 that need no rows and columns, each of unit RMS."""
+    shape = tensor.p.shape[-2:]
+    is_matrix = len(shape) > 1
+
+    def own(*fields: Array) -> list[Array]:
+        return _own_features(*fields)[: None if is_matrix else _OWN_FEATURES]
+
+    def squares(*fields: Array) -> tuple[None, list[Array]]:
+        return None, [jnp.square(x) for x in own(*fields)]
+
+    # In pieces, and made again below: kept, they are many times the tensor.
+    _, sums = pieces.map_and_sum(squares, shape, *tensor.fields)
+    own_sums = [x.reshape(*x.shape, *(1,) * len(shape)) for x in sums]
+    count = float(max(math.prod(shape), 1))  # may be too large for an integer
+    pairs = zip(own(*tensor.fields), own_sums, strict=True)
+    x = [_divided(feature, total / count) for feature, total in pairs]
+    if is_matrix:
+        lines = adafactor_features.velo_features_of_lines(tensor)
+        x[_OWN_FEATURES:_OWN_FEATURES] = [_unit_rms(feature) for feature in lines]
+    return x
+
+
+def _own_features(g: Array, p: Array, v: Array, *rest: Array) -> list[Array]:
+    """Those that are not of rows or columns alone."""
+    x = adafactor_features.own_velo_features(g, p, v, *rest)
+    inverse, m = jax.lax.rsqrt(v + 1e-8), rest[-3:]  # VeLO adds 1e-6
+    x[7:11] = [*(average * inverse for average in m), inverse]
+    x[14] = g * inverse
+    return x
 
 
 def _unit_rms(x: Array) -> Array:
     """A tensor whose matrices have a root mean square of 1."""
     axes = tuple(range(x.ndim))[-2:]
     squares = jnp.sum(jnp.square(x), axis=axes, keepdims=True)
-    count = max(x.size, 1) / max(squares.size, 1)
-    return x * jax.lax.rsqrt(squares / count + 1e-9)
+    return _divided(x, squares / (max(x.size, 1) / max(squares.size, 1)))
+
+
+def _divided(x: Array, mean_square: Array) -> Array:
+    return x * jax.lax.rsqrt(mean_square + 1e-9)
 
 
 def _newton_schulz(x: Array) -> Array:

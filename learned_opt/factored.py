@@ -19,31 +19,34 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from learned_opt import moments
-from learned_opt.layout import Field, Flat, Layout
+from learned_opt.layout import Field, Layout
 
 
 class FactoredMoments(NamedTuple):
     """Means of squared gradients, one for each decay, from zero and not debiased."""
 
-    rows: Float[Array, "decays rows"]
-    columns: Float[Array, "decays columns"]
+    rows: Field  # [decays, ...] of ``layout.rows``
+    columns: Field  # [decays, ...] of ``layout.columns``
 
 
 class InverseRoots(NamedTuple):
     """The two factors of ``v^-1/2``: multiply by that of the row and of the column."""
 
-    rows: Float[Array, "decays rows"]
-    columns: Float[Array, "decays columns"]
+    rows: Field  # as of the moments
+    columns: Field
 
 
-def start(decays: int, layout: Layout) -> FactoredMoments:
-    """Moments before the first step."""
-    vectors = (layout.rows, layout.columns)
-    return FactoredMoments(*(jnp.zeros((decays, sum(x.sizes))) for x in vectors))
+def start(decays: int, params: Field, layout: Layout) -> FactoredMoments:
+    """Moments before the first step; they lie where the parameters lie."""
+    nothing = moments.zeros(params, layout)
+    repeated = lambda mean: jnp.stack([mean] * decays)
+    return FactoredMoments(
+        layout.rows.map(repeated, layout.row_means(nothing)),
+        layout.columns.map(repeated, layout.column_means(nothing)),
+    )
 
 
 def update(
@@ -54,10 +57,14 @@ def update(
 ) -> FactoredMoments:
     """Moments that include one more gradient; ``rates`` are 1 - decay, in (0, 1]."""
     squares = layout.map(lambda g: jnp.square(g) + 1e-30, grads)
-    rate = jnp.asarray(rates, jnp.float32)[:, None]
+
+    def update(averages: Float[Array, "decays ..."], mean: Array) -> Array:
+        rate = jnp.asarray(rates, jnp.float32).reshape(-1, *(1,) * mean.ndim)
+        return moments.toward(averages, mean, rate)
+
     return FactoredMoments(
-        moments.toward(factored.rows, layout.row_means(squares), rate),
-        moments.toward(factored.columns, layout.column_means(squares), rate),
+        layout.rows.map(update, factored.rows, layout.row_means(squares)),
+        layout.columns.map(update, factored.columns, layout.column_means(squares)),
     )
 
 
@@ -71,25 +78,28 @@ def inverse_roots(
     rows, columns = factored
     of_rows = layout.rows  # these are matrices again, but of one number per row
     mean = of_rows.spread_rows(of_rows.row_means(rows))
-    of_matrix = _bounded_inverse_root(rows / (mean + 1e-9))
 
-    def row_factors(of_vector: Array) -> Array:
-        return jnp.where(_in_matrices(layout.rows), of_matrix, of_vector)
+    def of_grads(of_matrix: Array, row: Array, mean: Array) -> Array:
+        bounded = _bounded_inverse_root(row / (mean + 1e-9))
+        return jnp.where(of_matrix, bounded, jax.lax.rsqrt(row + 1e-9))
 
-    in_matrices = _in_matrices(layout.columns)
-    column_factors = jnp.where(in_matrices, _bounded_inverse_root(columns), 1.0)
-    return (
-        InverseRoots(row_factors(jax.lax.rsqrt(rows + 1e-9)), column_factors),
-        InverseRoots(
-            row_factors(jax.lax.rsqrt(jnp.maximum(rows, 1e-20))), column_factors
-        ),
-    )
+    def of_means(of_matrix: Array, row: Array, root: Array) -> Array:
+        return jnp.where(of_matrix, root, jax.lax.rsqrt(jnp.maximum(row, 1e-20)))
+
+    def of_columns(of_matrix: Array, column: Array) -> Array:
+        return jnp.where(of_matrix, _bounded_inverse_root(column), 1.0)
+
+    in_matrices = _in_matrices(of_rows)
+    roots = of_rows.map(of_grads, in_matrices, rows, mean)
+    roots_of_means = of_rows.map(of_means, in_matrices, rows, roots)
+    of_all = layout.columns.map(of_columns, _in_matrices(layout.columns), columns)
+    return InverseRoots(roots, of_all), InverseRoots(roots_of_means, of_all)
 
 
 def _bounded_inverse_root(x: Array) -> Array:
     return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
 
 
-def _in_matrices(vector: Flat) -> np.ndarray:
+def _in_matrices(lines: Layout) -> Field:
     """Whether each entry of rows, or of columns, belongs to a tensor of rank over 1."""
-    return np.repeat([len(shape) > 1 for shape in vector.shapes], vector.sizes)
+    return lines.field([jnp.full(shape, len(shape) > 1) for shape in lines.shapes])

@@ -13,8 +13,9 @@ tensor, ``spread`` one number per tensor over its elements. Two layouts give the
 A field may carry leading axes (``[features, *shape]`` or ``[features, params]``).
 
 A tensor of rank over 1 is also a stack of matrices, made of its two longest axes. Means
-over rows and over columns are vectors over all tensors, one entry per row or column:
-fields of the flat layouts ``rows`` and ``columns``, whichever layout the field has.
+over rows and over columns are fields themselves, one entry per row or column: of the
+layouts ``rows`` and ``columns``, which keep a list of arrays where the layout keeps a
+pytree, and one vector where it keeps one.
 
 What else depends on a tensor's axes (a matrix product) is done on ``tensors``, each in
 its own shape, and the results are joined to a ``field``.
@@ -29,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from learned_opt import cutting, pieces
@@ -57,42 +59,47 @@ class Layout(abc.ABC):
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @functools.cached_property
-    def rows(self) -> "Flat":
-        """The layout of one number per row: the longest axis of each tensor is gone.
+    def rows(self) -> "Layout":
+        """The layout of one number per row: the longest axis of each tensor is 1.
 
         Every entry of a tensor of rank 0 or 1 is a row, and a column, of its own.
         """
-        return Flat(
-            [_placeholder(shape, _longest(shape)) for shape in self.shapes], block=1
+        return self._of_lines(
+            [_placeholder(shape, _longest(shape)) for shape in self.shapes]
         )
 
     @functools.cached_property
-    def columns(self) -> "Flat":
-        """The layout of one number per column: the second longest axis is gone."""
-        return Flat(
-            [_placeholder(shape, _second(shape)) for shape in self.shapes], block=1
+    def columns(self) -> "Layout":
+        """The layout of one number per column: the second longest axis is 1."""
+        return self._of_lines(
+            [_placeholder(shape, _second(shape)) for shape in self.shapes]
         )
 
-    def row_means(self, field: Field) -> Float[Array, "... rows"]:
-        """Means over the longest axis of each tensor (0 of an empty axis).
+    @abc.abstractmethod
+    def _of_lines(self, lines: list[jax.ShapeDtypeStruct]) -> "Layout":
+        """The layout of the same kind for what is left of each tensor."""
 
-        The result is on every device, however the field is sharded: it is small.
-        """
+    def row_means(self, field: Field) -> Field:
+        """Means over the longest axis of each tensor (0 of an empty axis)."""
         pairs = zip(self.tensors(field), self.shapes, strict=True)
         return self.rows.field([_mean_over(x, _longest(s), len(s)) for x, s in pairs])
 
-    def column_means(self, field: Field) -> Float[Array, "... columns"]:
+    def column_means(self, field: Field) -> Field:
         """Means over the second longest axis of each tensor, as `row_means`."""
         pairs = zip(self.tensors(field), self.shapes, strict=True)
         return self.columns.field([_mean_over(x, _second(s), len(s)) for x, s in pairs])
 
-    @abc.abstractmethod
-    def spread_rows(self, values: Float[Array, "... rows"]) -> Field:
+    def spread_rows(self, values: Field) -> Field:
         """A field that repeats each row's value over the row."""
+        return self._repeat(self.rows.tensors(values))
+
+    def spread_columns(self, values: Field) -> Field:
+        """A field that repeats each column's value over the column."""
+        return self._repeat(self.columns.tensors(values))
 
     @abc.abstractmethod
-    def spread_columns(self, values: Float[Array, "... columns"]) -> Field:
-        """A field that repeats each column's value over the column."""
+    def _repeat(self, tensors: list[Array]) -> Field:
+        """The field of tensors with axes of length 1 that are to be repeated."""
 
     @abc.abstractmethod
     def ravel(self, tree: Any) -> Field:
@@ -165,6 +172,8 @@ class PerTensor(Layout):
 
     def map(self, f: Callable[..., Any], *fields: Field) -> Any:
         columns = [self._treedef.flatten_up_to(field) for field in fields]
+        if any(isinstance(x, Tracer) for x in jax.tree.leaves(columns)):
+            f = jax.jit(f)  # traced once for all tensors of a shape
         outputs = [f(*leaves) for leaves in zip(*columns, strict=True)]
         if not outputs:  # a model without tensors: only the structure is needed
             structure = jax.eval_shape(f, *(jnp.zeros(()) for _ in fields))
@@ -190,7 +199,10 @@ class PerTensor(Layout):
     def mean_squares(
         self, f: Callable[..., Sequence[Array]], *fields: Field
     ) -> Float[Array, "outputs tensors"]:
-        return self.means(lambda *x: [jnp.square(y) for y in f(*x)], *fields)
+        # In pieces, since what is squared may be an input of a network as well: XLA would
+        # make it once for both, and keep it.
+        squares = lambda *x: (None, [jnp.square(y) for y in f(*x)])
+        return jnp.stack(self.map_in_pieces(squares, *fields)[1])
 
     def map_in_pieces(
         self, f: Callable[..., tuple[Any, Any]], *fields: Field
@@ -214,11 +226,12 @@ class PerTensor(Layout):
             for i, shape in enumerate(self.shapes)
         )
 
-    def spread_rows(self, values: Float[Array, "... rows"]) -> Field:
-        return self._treedef.unflatten(self.rows.tensors(values))
+    def _of_lines(self, lines: list[jax.ShapeDtypeStruct]) -> Layout:
+        # Of no tensors, one leaf: optax has it stand for all that is not like parameters.
+        return PerTensor(lines) if lines else Flat(lines)
 
-    def spread_columns(self, values: Float[Array, "... columns"]) -> Field:
-        return self._treedef.unflatten(self.columns.tensors(values))
+    def _repeat(self, tensors: list[Array]) -> Field:
+        return self._treedef.unflatten(tensors)
 
 
 class Flat(Layout):
@@ -317,11 +330,8 @@ class Flat(Layout):
         outputs, averaged = self.map(f, *fields)
         return outputs, jax.tree.map(self.mean, averaged)
 
-    def spread_rows(self, values: Float[Array, "... rows"]) -> Field:
-        return self._fill(self.rows.tensors(values))
-
-    def spread_columns(self, values: Float[Array, "... columns"]) -> Field:
-        return self._fill(self.columns.tensors(values))
+    def _of_lines(self, lines: list[jax.ShapeDtypeStruct]) -> "Flat":
+        return Flat(lines, block=1)
 
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
         if self._block > 1:
@@ -348,8 +358,7 @@ class Flat(Layout):
         ]
         return jnp.concatenate(pieces, axis=-1)
 
-    def _fill(self, tensors: list[Array]) -> Field:
-        """The field of tensors with axes of length 1 that are to be repeated."""
+    def _repeat(self, tensors: list[Array]) -> Field:
         pairs = zip(tensors, self.shapes, strict=True)
         return self.field(
             [
@@ -386,7 +395,4 @@ def _mean_over(x: Array, axis: int | None, rank: int) -> Array:
     if axis is not None:
         size = x.shape[axis - rank]
         x = jnp.sum(x, axis=axis - rank, keepdims=True) / max(size, 1)
-    # Vectors can only be joined if their (explicit) shardings agree.
-    if any(name is not None for name in jax.typeof(x).sharding.spec):
-        return jax.sharding.reshard(x, jax.P(*(None,) * x.ndim))
     return x

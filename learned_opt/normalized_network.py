@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from learned_opt import network
 from learned_opt.adafactor_features import Features
-from learned_opt.layout import Field, Flat, Layout
+from learned_opt.layout import Field, Layout
 from learned_opt.network import Dense
 
 _EPS = 1e-5  # added to mean squares
@@ -30,8 +30,8 @@ def mean_squares(
     """The mean square of each feature over each tensor."""
     parts = [
         layout.mean_squares(features.own, *features.fields),
-        layout.rows.mean(jnp.square(features.rows)),
-        layout.columns.mean(jnp.square(features.columns)),
+        layout.rows.mean(layout.rows.map(jnp.square, features.rows)),
+        layout.columns.mean(layout.columns.map(jnp.square, features.columns)),
     ]
     places = [features.own_places, features.row_places, features.column_places]
     order = np.argsort(np.concatenate(places))
@@ -49,7 +49,15 @@ def shared(layers: Sequence[Dense], features: Features, layout: Layout) -> list[
     first, *rest = layers
     scales = jax.lax.rsqrt(mean_squares(features, layout) + _EPS)
     w = first.w[features.own_places]
-    lines = _of_lines(first.w[:, :, None] * scales[:, None], features, layout)
+
+    def share(lines: Layout, values: Field, places: np.ndarray) -> Field:
+        # A matrix product: XLA would repeat a sum for every parameter.
+        product = lambda scale, x: jnp.tensordot(first.w[places].T, scale * x, axes=1)
+        return lines.map(product, lines.spread(scales[places]), values)
+
+    rows = share(layout.rows, features.rows, features.row_places)
+    columns = share(layout.columns, features.columns, features.column_places)
+    lines = (layout.spread_rows(rows), layout.spread_columns(columns))
 
     def outputs(scale: Array, row: Array, column: Array, *fields: Array) -> list[Array]:
         own = features.own(*fields)
@@ -94,10 +102,10 @@ def _of_lines(
 ) -> tuple[Field, Field]:
     """The share of rows and that of columns in the first layer, ``[hidden, ...]``."""
 
-    def share(vector: Flat, values: Array, places: np.ndarray) -> Array:
+    def share(lines: Layout, values: Field, places: np.ndarray) -> Field:
         # Matrix products, tensor by tensor: XLA would repeat a sum for every parameter.
-        own = zip(jnp.unstack(w[places], axis=-1), vector.tensors(values), strict=True)
-        return vector.field([jnp.tensordot(w_t.T, x, axes=1) for w_t, x in own])
+        own = zip(jnp.unstack(w[places], axis=-1), lines.tensors(values), strict=True)
+        return lines.field([jnp.tensordot(w_t.T, x, axes=1) for w_t, x in own])
 
     rows = share(layout.rows, features.rows, features.row_places)
     columns = share(layout.columns, features.columns, features.column_places)

@@ -89,14 +89,15 @@ def kinds(name):
 
     def shapes(*sizes):
         state = traced(lambda tx: tx.init(matrices(*sizes)).rule)
-        return [leaf.shape for leaf in jax.tree.leaves(state._replace(slots=()))]
+        parts = state._replace(slots=())
+        return [[leaf.shape for leaf in jax.tree.leaves(part)] for part in parts]
 
     found = set()
-    for one, two, wide in zip(shapes(8), shapes(8, 16), shapes(24), strict=True):
-        if one == two:
-            found.add("of the model")
-        else:
-            found.add("of tensors" if one == wide else "of rows or columns")
+    for one, two in zip(shapes(8), shapes(8, 16), strict=True):
+        if len(one) < len(two):  # arrays of their own for each tensor
+            found.add("of rows or columns")
+        elif one:
+            found.add("of the model" if one == two else "of tensors")
     for _, leaf in of_parameters(traced(lambda tx: tx.init(matrices(8)).rule.slots)):
         found.add("of parameters" if leaf.ndim == 2 else "several of parameters")
 
