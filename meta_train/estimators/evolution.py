@@ -204,12 +204,24 @@ class Perturbable(NamedTuple):
     unravel: Any
 
     def noise(self, key: PRNGKeyArray, sigma: float) -> Float[Array, "theta"]:
-        return sigma * jax.random.normal(key, self.flat.shape)
+        return sigma * _normal(key, self.flat.size)
 
     def particles(self, *offsets: Array | float) -> Theta:
         """The trees ``theta + offset``, stacked: ``[particles, ...]``."""
         flats = jnp.stack([self.flat + offset for offset in offsets])
         return jax.vmap(self.unravel)(flats)
+
+
+_PIECE = 2**14  # numbers that are drawn at once
+
+
+def _normal(key: PRNGKeyArray, size: int) -> Float[Array, "theta"]:
+    """Standard normal numbers; many of them in pieces, each made within the caches."""
+    if size <= _PIECE:
+        return jax.random.normal(key, (size,))
+    keys = jax.random.split(key, -(-size // _PIECE))
+    pieces = jax.lax.map(lambda key: jax.random.normal(key, (_PIECE,)), keys)
+    return pieces.ravel()[:size]
 
 
 def guard(

@@ -16,8 +16,8 @@ from meta_systems import (
 )
 
 from meta_train.devices import lane_mesh
-from meta_train.estimators import PES, FullES, TruncatedES, guard
-from meta_train.estimators.evolution import WindowResult
+from meta_train.estimators import PES, FullES, TruncatedES, evolution, guard, lanes
+from meta_train.estimators.evolution import Perturbable, WindowResult
 from meta_train.truncation import Truncation
 
 KEY = jax.random.key(7)
@@ -92,8 +92,6 @@ def test_a_loss_even_in_theta_has_no_gradient_at_zero(cls):
 
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_swapping_the_members_of_a_pair_changes_nothing(cls, monkeypatch):
-    from meta_train.estimators.evolution import Perturbable
-
     estimator = cls(Spy(2), Truncation.constant(6, 2), 4, sigma=0.5)
     theta = jnp.array([0.3, -0.2, 0.5])
     plain = _estimates(estimator, theta, 6)
@@ -410,6 +408,32 @@ def test_lanes_that_take_turns_give_what_all_at_once_give(cls):
         for b in (None, 2)
     )
     np.testing.assert_allclose(at_once.grad, turns.grad, rtol=2e-4, atol=1e-4)
+
+
+def test_long_thetas_are_summed_over_lanes_like_short_ones(monkeypatch):
+    estimator = PES(Spy(2), Truncation.constant(8, 2), 6, sigma=0.3)
+    theta = jnp.array([0.3, -0.2, 0.5])
+    short = _estimates(estimator, theta, 4)
+    monkeypatch.setattr(lanes, "_LONG", 2)
+    jax.clear_caches()
+    long = _estimates(estimator, theta, 4)
+    np.testing.assert_allclose(short.grad, long.grad, rtol=1e-5, atol=1e-5)
+    program = jax.make_jaxpr(lambda x: lanes._total(x))(jnp.ones((6, 3)))
+    assert "reduce_sum" not in str(program)  # so it was the other way that was compared
+
+
+def test_noise_made_in_pieces_is_independent_and_standard_normal(monkeypatch):
+    monkeypatch.setattr(evolution, "_PIECE", 128)
+    theta = Perturbable(jnp.zeros(100_000), None)
+    noise = np.asarray(theta.noise(KEY, 2.0)) / 2.0
+    assert noise.shape == (100_000,)
+    np.testing.assert_allclose(noise.mean(), 0.0, atol=0.015)  # std .0032
+    np.testing.assert_allclose(np.mean(noise**2), 1.0, atol=0.02)  # std .0045
+    np.testing.assert_allclose(np.mean(noise**4), 3.0, atol=0.15)  # std .031
+    for lag in (1, 127, 128, 256):
+        correlation = np.mean(noise[lag:] * noise[:-lag])
+        np.testing.assert_allclose(correlation, 0.0, atol=0.015)
+    assert np.unique(noise).size > 99_000
 
 
 def test_pairs_that_do_not_divide_over_the_devices_are_an_error():
