@@ -92,16 +92,17 @@ def outer_loop(
         steps = _STEPS_TO_STOP * max(recent)
         return deadline - LAST_WORDS_SECONDS - 2 * writer.longest - steps
 
-    def read(step: Step, number: int) -> np.ndarray:
+    def tell(steps: list[Step], last: int) -> None:
+        """Report what has been read since the last time, up to the step number ``last``."""
         nonlocal mark
-        step = step.read()
         now = time.monotonic()
-        seconds, mark = now - mark, now
-        recent.append(seconds)
-        speed = seconds, step.inner_steps / seconds
-        timing = Timing(*speed, step.waited, step.replaced, writer.failures)
-        report(number, step, timing)
-        return step.wishes
+        # Where two were read at once, nobody knows when the first of them was done.
+        seconds, mark = (now - mark) / max(len(steps), 1), now
+        for number, step in enumerate(steps, last - len(steps) + 1):
+            recent.append(seconds)
+            speed = seconds, step.inner_steps / seconds
+            timing = Timing(*speed, step.waited, step.replaced, writer.failures)
+            report(number, step, timing)
 
     def to_evaluate() -> bool:
         return run.selection is not None and run.selection.due(done)
@@ -125,14 +126,16 @@ def outer_loop(
         due = now - saved_at > run.checkpoint_seconds and not writer.busy
         step = engine.step([bool(stopped), now > last_moment(), due])
         done += 1
-        granted = np.zeros(3)
-        if pending is not None:
-            granted = read(pending, done - 1)
+        arrived = [] if pending is None else [pending.read()]
+        granted = arrived[0].wishes if arrived else np.zeros(3)
         pending = step
         stop, late, save = granted >= (1, 1, run.processes.count)
-        if stop or late or save or to_evaluate():  # which would count as its seconds
-            read(pending, done)
+        last = done == run.outer_steps
+        if last or stop or late or save or to_evaluate():  # would count as its seconds
+            arrived.append(step.read())
             pending = None
+        if arrived:
+            tell(arrived, done if pending is None else done - 1)
         if stop and done < run.outer_steps:
             return _why(stopped, late=False)
         if late and done < run.outer_steps:
@@ -142,8 +145,6 @@ def outer_loop(
         if save:
             run.checkpoints.save(engine, run.groups.totals)
             saved_at = mark = time.monotonic()
-    if pending is not None:
-        read(pending, done)
     return FINISHED
 
 

@@ -73,6 +73,28 @@ def test_steps_that_are_in_flight_end_before_the_time_does(clock, seconds):
     assert 0 <= used < 5 * seconds  # and not much earlier
 
 
+class Waiting(Engine):
+    """A device without a queue, as a CPU is: a step is done when it has been asked for."""
+
+    def step(self, wishes: Any) -> Any:
+        pending = super().step(wishes)
+        self._clock.now = self._free
+        return pending
+
+
+@pytest.mark.parametrize("kind", [Engine, Waiting])
+def test_no_step_seems_to_take_no_time_before_a_checkpoint_or_the_end(clock, kind):
+    told = []
+    report = lambda number, step, timing: told.append((number, timing))
+    assert (
+        loop.outer_loop(_run(kind(clock, 0.5)), report, DEADLINE, []) == "time budget"
+    )
+    assert [number for number, _ in told] == list(range(1, len(told) + 1))
+    seconds = [timing.seconds for _, timing in told]
+    assert min(seconds) >= 0.25 and sum(seconds) == clock.now
+    assert all(t.inner_steps_per_second <= 10 / 0.25 for _, t in told)
+
+
 @pytest.mark.parametrize(
     ("stopped", "now", "reason"),
     [
