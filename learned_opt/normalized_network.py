@@ -9,7 +9,7 @@ Its share of rows and of columns is summed before it is spread over parameters, 
 rest is one elementwise expression: no array of all features is ever stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +55,7 @@ def shared(layers: Sequence[Dense], features: Features, layout: Layout) -> list[
         product = lambda scale, x: jnp.tensordot(first.w[places].T, scale * x, axes=1)
         return lines.map(product, lines.spread(scales[places]), values)
 
-    rows = share(layout.rows, features.rows, features.row_places)
-    columns = share(layout.columns, features.columns, features.column_places)
-    lines = (layout.spread_rows(rows), layout.spread_columns(columns))
+    lines = _line_shares(share, features, layout)
 
     def outputs(scale: Array, row: Array, column: Array, *fields: Array) -> list[Array]:
         own = features.own(*fields)
@@ -83,7 +81,13 @@ def by_tensor(
     first, *rest = layers
     scales = jax.lax.rsqrt(mean_squares(features, layout) + _EPS)
     w = first.w * scales[:, None]
-    lines = _of_lines(w, features, layout)
+
+    def share(lines: Layout, values: Field, places: np.ndarray) -> Field:
+        # Matrix products, tensor by tensor: XLA would repeat a sum for every parameter.
+        own = zip(jnp.unstack(w[places], axis=-1), lines.tensors(values), strict=True)
+        return lines.field([jnp.tensordot(w_t.T, x, axes=1) for w_t, x in own])
+
+    lines = _line_shares(share, features, layout)
     weights = (w[features.own_places], first.b, *(x for layer in rest for x in layer))
 
     def outputs(row: Array, column: Array, *arrays: Array) -> list[Array]:
@@ -97,16 +101,17 @@ def by_tensor(
     return layout.map(outputs, *lines, *spread, *features.fields)
 
 
-def _of_lines(
-    w: Float[Array, "features hidden tensors"], features: Features, layout: Layout
+def _line_shares(
+    share: Callable[[Layout, Field, np.ndarray], Field],
+    features: Features,
+    layout: Layout,
 ) -> tuple[Field, Field]:
-    """The share of rows and that of columns in the first layer, ``[hidden, ...]``."""
+    """The shares of rows and of columns in the first layer, ``[hidden, ...]``.
 
-    def share(lines: Layout, values: Field, places: np.ndarray) -> Field:
-        # Matrix products, tensor by tensor: XLA would repeat a sum for every parameter.
-        own = zip(jnp.unstack(w[places], axis=-1), lines.tensors(values), strict=True)
-        return lines.field([jnp.tensordot(w_t.T, x, axes=1) for w_t, x in own])
-
+    Args:
+      share: maps a layout of lines, their features, and the places of those among all, to
+        a field ``[hidden, ...]`` of that layout.
+    """
     rows = share(layout.rows, features.rows, features.row_places)
     columns = share(layout.columns, features.columns, features.column_places)
     return layout.spread_rows(rows), layout.spread_columns(columns)

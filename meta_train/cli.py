@@ -32,7 +32,7 @@ class Train:
     folder: Path = Path("runs/train")
     """Run folder: config, metrics, plots, checkpoints and the resulting theta."""
     resume: bool = False
-    """Go on with the run in the folder."""
+    """Go on with the run in the folder, whose config counts where no flag is given."""
     time_budget: str = ""
     """Stop cleanly, with a checkpoint, after this long: 90s, 9m, 1.5h."""
     distributed: bool = False
@@ -63,6 +63,19 @@ class Train:
         from meta_train import train_command
 
         train_command.train(self)
+
+    def as_begun(self) -> "Train":
+        """A command without flags, but for the config of the run in the folder, if any.
+
+        Raises:
+          ValueError: that config is damaged.
+        """
+        from meta_train.run import holds_run
+
+        path = self.folder / "config.json"
+        return Train(
+            TrainConfig.load(path) if holds_run(self.folder) else TrainConfig()
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -408,21 +421,26 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; errors of the user come out as one sentence, not as a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    config = (
+        tyro.conf.OmitSubcommandPrefixes,
+        tyro.conf.OmitArgPrefixes,
+        tyro.conf.FlagCreatePairsOff,
+    )
     command: Any = tyro.cli(
         Command,  # type: ignore[arg-type]
         prog="learned-opt",
         description="Learned optimizers in JAX: meta-train one, use one.",
         args=arguments,
-        config=(
-            tyro.conf.OmitSubcommandPrefixes,
-            tyro.conf.OmitArgPrefixes,
-            tyro.conf.FlagCreatePairsOff,
-        ),
+        config=config,
     )
     use_all_cores()
     if not isinstance(command, Train):  # whose programs are kept in its run folder
         use_compilation_cache(program_folder())
     try:
+        if isinstance(command, Train) and command.resume:
+            begun = command.as_begun()
+            command = tyro.cli(Train, args=arguments[1:], default=begun, config=config)
         command()
     except (LookupError, ValueError, OSError, ImportError, CheckpointError) as error:
         if os.environ.get("LEARNED_OPT_TRACEBACK"):

@@ -97,7 +97,7 @@ def outer_loop(
         nonlocal mark
         now = time.monotonic()
         # Where two were read at once, nobody knows when the first of them was done.
-        seconds, mark = (now - mark) / max(len(steps), 1), now
+        seconds, mark = (now - mark) / len(steps), now
         for number, step in enumerate(steps, last - len(steps) + 1):
             recent.append(seconds)
             speed = seconds, step.inner_steps / seconds

@@ -271,7 +271,7 @@ def claimed(
 def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
     path = folder / "config.json"
     # Where nothing was begun, a wrong name say was to blame, the next command begins.
-    if path.exists() and _holds_run(folder):
+    if holds_run(folder):
         if not resume:
             raise FileExistsError(
                 f"{folder} already holds a run; go on with it by --resume, or choose "
@@ -287,10 +287,11 @@ def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
     config.save(path)
 
 
-def _holds_run(folder: Path) -> bool:
-    """Whether a run got as far as its first outer step."""
+def holds_run(folder: Path) -> bool:
+    """Whether a run with a config got as far as its first outer step there."""
     saved = (folder / "checkpoints").rglob("*.safetensors")
-    return (folder / "metrics.jsonl").exists() or any(saved)
+    begun = (folder / "metrics.jsonl").exists() or any(saved)
+    return begun and (folder / "config.json").exists()
 
 
 @contextmanager

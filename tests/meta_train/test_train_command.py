@@ -51,6 +51,17 @@ def test_a_third_of_the_time_is_kept_to_evaluate_and_ends_before_the_last_quarte
     assert command.optimizers == (str(tmp_path),) and command.suite == "eval-small"
 
 
+def test_a_run_goes_on_with_its_own_config_and_refuses_another(tmp_path, capsys):
+    _train(tmp_path, "--outer-steps", "3", "--seed", "1")
+    again = ["train", "--folder", str(tmp_path), "--resume"]
+    capsys.readouterr()
+    cli.main(again)
+    assert "3 outer steps" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        cli.main([*again, "--seed", "0"])  # the default, but it was asked for
+    assert "seed: 0, not 1" in capsys.readouterr().out
+
+
 def test_without_a_budget_or_with_one_of_its_own_the_evaluation_has_that(
     tmp_path, evaluations
 ):
