@@ -91,7 +91,7 @@ def export_data(names: Sequence[str], folder: Path, *, leave_out: bool) -> None:
 
 def _datasets(name: str) -> set[str]:
     """The data sets of a suite, to train or to evaluate on; or the one of that name."""
-    if name in tasksets.suites():
+    if name in (*tasksets.suites(), *tasksets.families()):
         tasks = tasksets.names(name)
     elif name in suites.suite_names():
         tasks = [item.name for item in suites.items(name)]

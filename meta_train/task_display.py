@@ -29,13 +29,16 @@ console = Console()
 
 
 def list_tasks(suite: str, limit: int) -> None:
-    """All suites with their sizes, or the first names of one."""
+    """All suites and families with their sizes, or the first names of one."""
     if not suite:
         table = Table("suite", "tasks", "training", "test")
-        for name in tasksets.suites():
+        suites = tasksets.suites()
+        families = [name for name in tasksets.families() if name not in suites]
+        for name in (*suites, *families):
             parts = [tasksets.names(name, split) for split in ("train", "test")]
             sizes = [len(part) for part in parts]
-            table.add_row(name, *(f"{n:,}" for n in (sum(sizes), *sizes)))
+            numbers = (f"{n:,}" for n in (sum(sizes), *sizes))
+            table.add_row(name, *numbers, end_section=name == suites[-1])
         console.print(table)
         return
     names = tasksets.names(suite)

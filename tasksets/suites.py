@@ -13,6 +13,7 @@
                   being the bundled digits: no download, and cheap
     small_mlp     many lanes in few structures, for meta-training
     quadratic     1000 noisy quadratics
+    vit, ...      1000 seeds of any registered family
 
 TaskSet is Metz et al. 2020, arXiv 2002.11887; metz2020 is arXiv 2009.11243, whose "about
 6,000 tasks" are not listed anywhere: ours is their number, not their list. Neither is
@@ -34,7 +35,7 @@ from tasksets.excluded import EXCLUDED, TWIN
 from tasksets.fixed import TASKSET_GROUPS
 from tasksets.names import TaskName, UnknownNameError
 from tasksets.presence import data_present, dataset_of
-from tasksets.registry import TaskSplit, get, split_of
+from tasksets.registry import TaskSplit, families, get, split_of
 from tasksets.task import Task
 
 TASKSET_FAMILIES = (
@@ -106,23 +107,30 @@ _SUITES: dict[str, Callable[[], Iterable[str]]] = {
 
 
 def suites() -> list[str]:
-    """The names of the suites."""
+    """The names of the suites, without the families, which serve as suites too."""
     return sorted(_SUITES)
+
+
+def _find(suite: str) -> Callable[[], Iterable[str]]:
+    if suite in _SUITES:
+        return _SUITES[suite]
+    if suite in families():
+        return lambda: _seeds(suite, 1000)
+    raise UnknownNameError("suite", suite, [*_SUITES, *families()])
 
 
 def names(
     suite: str, split: TaskSplit | None = None, *, data_here: bool = False
 ) -> list[str]:
-    """The names of a suite in a stable order.
+    """The names of a suite, or the first thousand of a family, in a stable order.
 
     `split`: only those for training or for testing. `data_here`: only those whose data
     are on this machine.
     """
-    if suite not in _SUITES:
-        raise UnknownNameError("suite", suite, _SUITES)
+    listed = _find(suite)
     if split not in ("train", "test", None):
         raise ValueError(f"split is 'train' or 'test', not {split!r}")
-    chosen = (n for n in _SUITES[suite]() if split is None or split_of(n) == split)
+    chosen = (n for n in listed() if split is None or split_of(n) == split)
     return [name for name in chosen if not data_here or _has_data(name)]
 
 

@@ -5,7 +5,7 @@
     eval-small    20 of them, of least cost
     width, depth, horizon, families, text, ...    how far it generalises: see `sweeps`
 
-Every suite of `tasksets` serves too: its test tasks, in a random order.
+Every suite of `tasksets` serves too, and every family: its test tasks, in a random order.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ _LISTED = ("eval-100", "eval-small")
 
 def suite_names() -> list[str]:
     """The names of all suites."""
-    return [*_LISTED, *SWEEPS, *tasksets.suites()]
+    names = (*_LISTED, *SWEEPS, *tasksets.suites(), *tasksets.families())
+    return list(dict.fromkeys(names))
 
 
 def items(suite: str, num_tasks: int | None = None) -> tuple[Item, ...]:
@@ -38,7 +39,7 @@ def items(suite: str, num_tasks: int | None = None) -> tuple[Item, ...]:
         found = tuple(Item(name) for name in text.split())
     elif suite in SWEEPS:
         found = SWEEPS[suite]
-    elif suite in tasksets.suites():
+    elif suite in suite_names():
         most = len(tasksets.names(suite, "test"))
         count = min(num_tasks or most, most)
         names = tasksets.sample_names(count, suite=suite, split="test")

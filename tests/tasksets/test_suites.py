@@ -39,7 +39,8 @@ GROUP_SIZES = {
     "associative": 9,
     "copy": 9,
 }
-every_suite = pytest.mark.parametrize("suite", tasksets.suites())
+_ALL = [*tasksets.suites(), *sorted({*tasksets.families()} - {*tasksets.suites()})]
+every_suite = pytest.mark.parametrize("suite", _ALL)
 
 
 def test_suites_have_as_many_names_as_they_promise():
@@ -48,6 +49,14 @@ def test_suites_have_as_many_names_as_they_promise():
     assert sizes == SIZES
     assert 100 < small < sizes["taskset-1k"]
     assert set(tasksets.names("small")) <= set(tasksets.names("taskset-1k"))
+
+
+def test_a_family_is_a_suite_of_a_thousand_seeds():
+    assert tasksets.names("vit")[:2] == ["vit/seed0", "vit/seed1"]
+    for family in {*tasksets.families()} - {*tasksets.suites(), "losg_tasks_family"}:
+        assert len(tasksets.names(family)) == 1000
+    with pytest.raises(tasksets.UnknownNameError, match="nearest: vit"):
+        tasksets.names("vitt")
 
 
 def test_the_fixed_tasks_are_those_of_taskset_in_groups():
@@ -88,7 +97,7 @@ def test_a_task_is_for_training_or_for_testing_in_all_suites_alike():
     train, test = (
         {
             registry.root_of(name)
-            for suite in tasksets.suites()
+            for suite in _ALL
             for name in tasksets.names(suite, split)
         }
         for split in ("train", "test")
