@@ -5,12 +5,12 @@ tensor at once these are many times the model's memory, and on a CPU they leave 
 caches. So a tensor is cut, and the pieces are worked on one after the other.
 
 An axis of length ``a * k`` is folded to ``[a, k]`` and piece ``j`` is ``[:, j]``: rows from
-all over the tensor. Where the tensor is spread over (fewer than ``a``) devices by blocks of
-rows, each has its part of every piece, and nothing has to move.
+all over the tensor. Where the tensor is spread over devices by blocks of rows, each has its
+part of every piece, and nothing has to move: ``a`` is a multiple of their number.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,11 +33,14 @@ def map_and_sum(
     Returns:
       The first, ``[..., *shape]``, and sums of the second over the tensor, ``[...]``.
     """
-    cut = _cut(shape, _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATOR)
+    most = _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATOR
+    cut = _cut(shape, most, jax.device_count())
     if cut is None or any(map(_is_sharded, arrays)):
         outputs, summed = f(*arrays)
         return outputs, _sums(summed, len(shape))
     axis, count = cut
+    if rest := _rest(shape, axis, count, most):
+        return _apart(f, shape, axis, shape[axis] - rest, arrays)
     place = axis - len(shape)  # from the end, as arrays may have leading axes
     folded = [_fold(x, place, count, shape[axis]) for x in arrays]
 
@@ -65,11 +68,11 @@ def map_and_sum(
 
     def room(x: jax.ShapeDtypeStruct) -> Array:
         before = x.ndim + place + 1
-        return jnp.zeros((*x.shape[:before], count, *x.shape[before:]), x.dtype)
+        return _zeros((*x.shape[:before], count, *x.shape[before:]), x)
 
     start = (
         jax.tree.map(room, outputs),
-        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums),
+        jax.tree.map(lambda x: _zeros(x.shape, x), sums),
     )
     (filled, total), _ = jax.lax.scan(step, start, jnp.arange(count))
 
@@ -79,10 +82,11 @@ def map_and_sum(
     return jax.tree.map(unfold, filled), total
 
 
-def _cut(shape: tuple[int, ...], most: int) -> tuple[int, int] | None:
+def _cut(shape: tuple[int, ...], most: int, devices: int) -> tuple[int, int] | None:
     """The axis to cut and into how many pieces, to come nearest to ``most`` elements.
 
-    The last axis is left whole, since its elements lie side by side; None: no cut.
+    The last axis is left whole, since its elements lie side by side; None: no cut. Of an
+    axis that ``devices`` could have parts of, each has as much of every piece.
     """
     size = math.prod(shape)
     if size <= 2 * most:
@@ -91,8 +95,45 @@ def _cut(shape: tuple[int, ...], most: int) -> tuple[int, int] | None:
         (axis, count)
         for axis, length in enumerate(shape[:-1])
         for count in _divisors(length)
+        if length // count % math.gcd(length, devices) == 0
     ]
     return min(cuts, key=lambda x: abs(math.log(size / x[1] / most)), default=None)
+
+
+def _rest(shape: tuple[int, ...], axis: int, count: int, most: int) -> int:
+    """How many rows to do apart, where an axis has few divisors and pieces are crumbs."""
+    size, length = math.prod(shape), shape[axis]
+    if size // count >= most // 8:
+        return 0
+    return length % (size // most)
+
+
+def _apart(
+    f: Callable[..., tuple[Any, Any]],
+    shape: tuple[int, ...],
+    axis: int,
+    length: int,
+    arrays: Sequence[Array],
+) -> tuple[Any, Any]:
+    """`map_and_sum` of the first rows along an axis, and of those after ``length``."""
+    place = axis - len(shape)
+
+    def part(begin: int, end: int) -> tuple[Any, Any]:
+        cut = lambda x: jax.lax.slice_in_dim(x, begin, end, axis=x.ndim + place)
+        own = [cut(x) if x.shape[place] == shape[axis] else x for x in arrays]
+        shape_of_part = (*shape[:axis], end - begin, *shape[axis + 1 :])
+        return map_and_sum(f, shape_of_part, *own)
+
+    (first, sums), (last, more) = part(0, length), part(length, shape[axis])
+    join = lambda x, y: jnp.concatenate([x, y], axis=x.ndim + place)
+    return jax.tree.map(join, first, last), jax.tree.map(jnp.add, sums, more)
+
+
+def _zeros(shape: tuple[int, ...], like: jax.ShapeDtypeStruct) -> Array:
+    """Zeros that differ over the axes of a `jax.shard_map` as what is put there does."""
+    zeros, kind = jnp.zeros(shape, like.dtype), like.manual_axis_type
+    varying = tuple(kind.varying) if kind is not None else ()
+    return jax.lax.pcast(zeros, varying, to="varying") if varying else zeros
 
 
 def _divisors(n: int) -> list[int]:
