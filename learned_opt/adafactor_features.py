@@ -9,7 +9,10 @@ Networks see them divided by their root mean square over the tensor, see
     g, clip(g, -.1, .1)*, p, m (3), v, m / sqrt(v) (3), 1 / sqrt(v), g / sqrt(rc) (3),
     g / sqrt(v)*, r (3), c (3), 1 / sqrt(r) (3), 1 / sqrt(c) (3), m / sqrt(rc) (3)
 
-Without the two that have a star, these are the 28 of the earlier `adafactor_mlp`.
+Without the two that have a star, these are the 28 of the earlier `adafactor_mlp`. Tensors of
+rank 0 and 1 have one more difference. What their ``m`` is multiplied with at the end is
+``(v + 1e-6)^-1/2`` among the 28; among the 30 it has no bound there, and is at most 1e10
+here, which only gradients under 1e-10 meet: without, its slope overflows.
 
 Features of rows alone and of columns alone are never computed for every parameter: they
 stay vectors, one entry per row or column. The others are elementwise functions.
@@ -142,14 +145,9 @@ def features(
     layout: Layout,
 ) -> Features:
     """The 28 features, of averages that include the gradient."""
-    fields = (grads, params, slots.v, *_roots(factored, layout), *slots.m)
-    return Features(
-        _own,
-        fields,
-        layout.rows.map(_with_inverse_root, factored.rows),
-        layout.columns.map(_with_inverse_root, factored.columns),
-        first_row=NUM_FEATURES - 15,
-    )
+    roots = _roots(factored, layout, lambda v: jax.lax.rsqrt(v + 1e-6))
+    fields = (grads, params, slots.v, *roots, *slots.m)
+    return Features(_own, fields, *_lines(factored, layout), NUM_FEATURES - 15)
 
 
 def velo_features(
@@ -160,8 +158,10 @@ def velo_features(
     layout: Layout,
 ) -> Features:
     """The 30 features, of averages that include the gradient."""
-    plain = features(grads, params, slots, factored, layout)
-    return plain._replace(own=own_velo_features, first_row=NUM_VELO_FEATURES - 15)
+    roots = _roots(factored, layout, velo_root)
+    fields = (grads, params, slots.v, *roots, *slots.m)
+    lines = _lines(factored, layout)
+    return Features(own_velo_features, fields, *lines, NUM_VELO_FEATURES - 15)
 
 
 def by_tensor(
@@ -171,9 +171,9 @@ def by_tensor(
     factored: FactoredMoments,
     layout: Layout,
 ) -> list[Tensor]:
-    """The parts of every feature, tensor by tensor."""
+    """The parts of the 30 features, tensor by tensor."""
     fields = [layout.tensors(x) for x in (grads, params, slots.v, *slots.m)]
-    of_grads, of_means = inverse_roots(factored, layout)
+    of_grads, of_means = inverse_roots(factored, layout, velo_root)
     rows = (factored.rows, of_grads.rows, of_means.rows)
     columns = (factored.columns, of_grads.columns)
     lines = [layout.rows.tensors(x) for x in rows]
@@ -193,12 +193,26 @@ def velo_features_of_lines(tensor: Tensor) -> list[Array]:
     return [*r, *c, *r_root, *c_root]
 
 
-def _roots(factored: FactoredMoments, layout: Layout) -> tuple[Field, Field, Field]:
-    of_grads, of_means = inverse_roots(factored, layout)
+def velo_root(v: Array) -> Array:
+    """What the 30 multiply ``m`` with in tensors of rank 0 and 1."""
+    return jax.lax.rsqrt(jnp.maximum(v, 1e-20))
+
+
+def _roots(
+    factored: FactoredMoments, layout: Layout, root_of_vectors: Callable[[Array], Array]
+) -> tuple[Field, Field, Field]:
+    of_grads, of_means = inverse_roots(factored, layout, root_of_vectors)
     return (
         layout.spread_rows(of_grads.rows),
         layout.spread_rows(of_means.rows),
         layout.spread_columns(of_grads.columns),
+    )
+
+
+def _lines(factored: FactoredMoments, layout: Layout) -> tuple[Field, Field]:
+    return (
+        layout.rows.map(_with_inverse_root, factored.rows),
+        layout.columns.map(_with_inverse_root, factored.columns),
     )
 
 

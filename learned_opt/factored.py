@@ -9,12 +9,10 @@ A tensor of rank over 2 is a stack of matrices made of its two longest axes. Ten
 rank 0 and 1 keep the full second moment, as their rows and as their columns.
 
 The constants are those of google/learned_optimization (``common.py``), whose learned
-optimizers read these moments. One thing differs: there the ``v^-1/2`` that a tensor of
-rank 0 or 1 multiplies its momentum with has no bound. Here it is at most 1e10, which
-only gradients under 1e-10 meet; without, its slope overflows.
+optimizers read these moments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -69,11 +67,12 @@ def update(
 
 
 def inverse_roots(
-    factored: FactoredMoments, layout: Layout
+    factored: FactoredMoments, layout: Layout, root_of_vectors: Callable[[Array], Array]
 ) -> tuple[InverseRoots, InverseRoots]:
     """What scales gradients, and what scales their running means.
 
-    They differ in tensors of rank 0 and 1 alone, where the second has (almost) no bound.
+    They differ in tensors of rank 0 and 1 alone, where the second is ``root_of_vectors``
+    of the moments.
     """
     rows, columns = factored
     of_rows = layout.rows  # these are matrices again, but of one number per row
@@ -84,7 +83,7 @@ def inverse_roots(
         return jnp.where(of_matrix, bounded, jax.lax.rsqrt(row + 1e-9))
 
     def of_means(of_matrix: Array, row: Array, root: Array) -> Array:
-        return jnp.where(of_matrix, root, jax.lax.rsqrt(jnp.maximum(row, 1e-20)))
+        return jnp.where(of_matrix, root, root_of_vectors(row))
 
     def of_columns(of_matrix: Array, column: Array) -> Array:
         return jnp.where(of_matrix, _bounded_inverse_root(column), 1.0)

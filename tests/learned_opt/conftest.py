@@ -47,7 +47,7 @@ class AdafactorInNumpy:
         ]
         self.m, self.v, self.full = (np.zeros((n, *shape)) for n in (3, 1, 3))
 
-    def step(self, g, p):
+    def step(self, g, p, added_to_vectors=0.0):
         """The 30 features ``[30, *shape]``, normalised, after one more gradient."""
         of_m, of_v, of_full = self.decays
         self.m = of_m * self.m + (1 - of_m) * g
@@ -56,7 +56,8 @@ class AdafactorInNumpy:
         root = np.sqrt(self.v + 1e-6)
         if g.ndim < 2:
             row, column = self.full, self.full
-            by_root = g / np.sqrt(self.full + 1e-9), self.m / np.sqrt(self.full)
+            root_of_means = np.sqrt(self.full + added_to_vectors)
+            by_root = g / np.sqrt(self.full + 1e-9), self.m / root_of_means
         else:
             second, longest = 1 + np.argsort(g.shape, kind="stable")[-2:]
             row = self.full.mean(longest, keepdims=True)
@@ -73,7 +74,7 @@ class AdafactorInNumpy:
 
     def step_of_28(self, g, p):
         """The 28 features, without the clipped gradient and g / sqrt(v)."""
-        return np.delete(self.step(g, p), [1, 14], axis=0)
+        return np.delete(self.step(g, p, added_to_vectors=1e-6), [1, 14], axis=0)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from learned_opt import Flat, PerTensor, factored
+from learned_opt.adafactor_features import velo_root
 
 SHAPES = {
     "a": (),
@@ -76,7 +77,7 @@ def test_the_inverse_roots_are_exact_for_squares_of_rank_one(kind):
         grads[name] = rng.uniform(1, 3, stack) * one_axis(longest) * one_axis(second)
     grads = jax.tree.map(np.float32, grads)
     layout, moments = run(kind, [grads])
-    for roots in factored.inverse_roots(moments, layout):
+    for roots in factored.inverse_roots(moments, layout, velo_root):
         row, column = (
             layout.spread_rows(roots.rows),
             layout.spread_columns(roots.columns),
@@ -99,9 +100,11 @@ def test_they_are_small():
 def test_zero_gradients_and_empty_tensors_are_finite(kind):
     tree = {"b": jnp.zeros(3), "w": jnp.zeros((2, 3)), "z": jnp.zeros((0, 2))}
     layout, moments = run(kind, [tree, tree])
-    leaves = jax.tree.leaves((moments, factored.inverse_roots(moments, layout)))
+    leaves = jax.tree.leaves(
+        (moments, factored.inverse_roots(moments, layout, velo_root))
+    )
     assert all(np.isfinite(x).all() for x in leaves)
-    of_grads, of_means = factored.inverse_roots(moments, layout)
+    of_grads, of_means = factored.inverse_roots(moments, layout, velo_root)
     largest = lambda roots: max(x.max(initial=0) for x in map(np.asarray, roots))
     assert largest(jax.tree.leaves(of_grads)) <= 1e4 * 10**0.5 * 1.001
     assert largest(jax.tree.leaves(of_means.rows)) <= 1.001e10
@@ -109,6 +112,6 @@ def test_zero_gradients_and_empty_tensors_are_finite(kind):
 
 def test_a_small_bias_is_scaled_by_its_own_size():
     layout, moments = run(Flat, [{"b": jnp.float32([1e-7, 2e-7])}])
-    _, of_means = factored.inverse_roots(moments, layout)
+    _, of_means = factored.inverse_roots(moments, layout, velo_root)
     expected = (0.5 * np.square([1e-7, 2e-7])) ** -0.5
     np.testing.assert_allclose(of_means.rows[0], expected, rtol=1e-4)
