@@ -16,19 +16,32 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+_SPARE_MAPPINGS = 4096  # a program of a large task takes over a thousand
+
 
 def use_all_cores() -> None:
     """Make every CPU core a jax device; call before anything else touches jax.
 
-    The number of devices stays where it was already chosen (``jax_num_cpu_devices``).
+    The number of devices stays where it was already chosen (``jax_num_cpu_devices``), so a
+    second call does nothing.
 
     A thread that starts a computation on a CPU then waits for it. Otherwise a thread that
     is ahead by dozens of small ones, as one that prepares tasks is, can lock up a program
     that sums over devices: on one device it waits for the sum, on the other for a place
     behind computations which in turn wait until it has begun on both.
+
+    Raises:
+      RuntimeError: jax has computed something already.
     """
     if _setting("jax_num_cpu_devices") < 1:
-        jax.config.update("jax_num_cpu_devices", num_cores())
+        try:
+            jax.config.update("jax_num_cpu_devices", num_cores())
+        except RuntimeError as error:
+            raise RuntimeError(
+                "too late to make every CPU core a device: jax has made an array already, "
+                "perhaps where a module was imported. Make that one with numpy, or call "
+                "`meta_train.devices.use_all_cores()` before it."
+            ) from error
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
@@ -93,10 +106,30 @@ def compile_for(
     jax keeps what it made of a function, programs too, as long as the function is there.
     Where thousands are made in one process it has to be a function of their own: each takes
     hundreds of memory mappings, of which Linux allows 65,530.
+
+    Raises:
+      OSError: so few of these are left that XLA might end the process for want of them.
     """
+    _require_mappings()
     own = functools.partial(f)
     options = compiler_options() if options is None else options
     return jax.jit(own, compiler_options=options, **of_jit).lower(*arguments).compile()
+
+
+def _require_mappings() -> None:
+    try:
+        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+        with Path("/proc/self/maps").open("rb") as file:
+            used = sum(1 for _ in file)
+    except OSError:  # not Linux
+        return
+    if used > most - _SPARE_MAPPINGS:
+        raise OSError(
+            f"no room for another compiled program: this process has {used:,} of the "
+            f"{most:,} memory mappings that Linux allows it, and each program takes "
+            "hundreds. Have fewer structures in flight (num_tasks, or groups_in_flight "
+            "in its place), or raise the limit: sysctl -w vm.max_map_count=1000000"
+        )
 
 
 def run_once_options() -> dict[str, int] | None:

@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from meta_train import folder_lock, outer, stop_signals
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
-from meta_train.devices import compilation_cache_in, lane_mesh
+from meta_train.devices import compilation_cache_in, lane_mesh, num_cores
 from meta_train.engine import Engine, Step
 from meta_train.group_log import GroupLog, forget_lost_processes
 from meta_train.loop import FINISHED, OUT_OF_TIME, Run, outer_loop
@@ -239,6 +239,11 @@ def _tell_pairs(
     each = config.pairs_of_group(slots, devices)
     pairs = f"{slots * each} antithetic pairs: {slots} groups of {each}"
     note(f"{pairs}, on {devices} devices")
+    if jax.default_backend() == "cpu" and devices < (cores := num_cores()):
+        warn(
+            f"{devices} of {cores} CPU cores do inner training; call "
+            "`meta_train.devices.use_all_cores()` before anything else of jax for all."
+        )
     if slots * each > config.num_pairs:
         warn(
             f"there are {pairs}, not {config.num_pairs}, since every group has at least "

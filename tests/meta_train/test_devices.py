@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from meta_train import devices
@@ -62,6 +63,24 @@ def test_devices_that_may_lock_up_are_warned_of():
             assert lane_mesh() is not None
     finally:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is of Linux")
+def test_a_program_for_which_there_is_no_room_is_an_error(monkeypatch):
+    monkeypatch.setattr(devices, "_SPARE_MAPPINGS", 10**9)
+    with pytest.raises(OSError, match=r"sysctl -w vm\.max_map_count"):
+        devices.compile_for(lambda x: x + 1, (jnp.zeros(3),))
+
+
+def test_making_cores_devices_too_late_says_what_to_do():
+    late = "import jax.numpy as jnp; jnp.zeros(1); from meta_train import devices; "
+    run = subprocess.run(
+        [sys.executable, "-c", late + "devices.use_all_cores()"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "RuntimeError: too late to make every CPU core a device" in run.stderr
 
 
 def test_cores_are_counted_where_a_process_cannot_be_pinned(monkeypatch):
