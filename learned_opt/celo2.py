@@ -100,7 +100,8 @@ class Celo2Harness:
     all others those of AdamW at a higher rate; both have decoupled weight decay. A
     `LearnedOptimizer` with the theta of `Celo2`. The paper also gives embeddings to
     AdamW: for that, use ``optax.partition`` with labels of your own. As in a rule, the
-    state is float32, and so is all that is computed.
+    state is float32, and so is all that is computed. Matrices that are sharded need a mesh
+    of automatic axes.
 
     Attributes:
       learning_rate: root mean square of the step of each matrix: a number > 0, or a
@@ -146,10 +147,12 @@ def _in_float32(
     tx: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
     """The transform with what goes in, and stays, as float32; steps as the parameters."""
-    float32 = lambda tree: optax.tree.cast(tree, jnp.float32)
+    float32 = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
     def init(params: optax.Params) -> optax.OptState:
         checks.require_trainable(params)
+        if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
+            return jax.eval_shape(init, params)
         return tx.init(float32(params))
 
     def update(

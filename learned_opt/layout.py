@@ -394,5 +394,5 @@ def _mean_over(x: Array, axis: int | None, rank: int) -> Array:
     """The mean over an axis of the last ``rank`` ones, which becomes 1 long."""
     if axis is not None:
         size = x.shape[axis - rank]
-        x = jnp.sum(x, axis=axis - rank, keepdims=True) / max(size, 1)
+        x = jnp.sum(x, axis=axis - rank, keepdims=True) / float(max(size, 1))
     return x

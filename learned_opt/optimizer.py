@@ -165,6 +165,11 @@ class Rule(abc.ABC):
             del extra
             if params is None:
                 raise ValueError(checks.NO_PARAMS)
+            if not isinstance(state, TransformState):
+                raise ValueError(
+                    "this is the state of another optimizer: `init` of this one makes a "
+                    f"TransformState, not a {type(state).__name__}."
+                )
             checks.require_gradients(updates, params)
             if layout is not PerTensor:  # a vector of the same length may be others
                 state.made_for.require_shapes(params)

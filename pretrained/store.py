@@ -183,12 +183,24 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
     if folder.is_dir():
         return folder
     if not isinstance(name_or_path, str) or len(folder.parts) > 1:
-        raise FileNotFoundError(f"there is no folder {folder}")
+        hint = _hint_of_run(folder.parent)
+        raise FileNotFoundError(f"there is no folder {folder}{hint}")
     near = difflib.get_close_matches(name_or_path, shipped, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UnknownPretrainedError(
         f"no trained optimizer named {name_or_path!r}, and no such folder; {hint}"
         f"shipped: {', '.join(shipped) or 'none'}"
+    )
+
+
+def _hint_of_run(folder: Path) -> str:
+    """What to do where a run has no theta yet; empty where there is no such run."""
+    if (folder / "theta").exists() or not (folder / "checkpoints").is_dir():
+        return ""
+    return (
+        "; a run writes its theta when it ends or is told to stop, and after a kill "
+        f"`learned-opt train --folder {folder} --resume --time-budget 1s` does, from the "
+        "last checkpoint"
     )
 
 
@@ -199,7 +211,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     missing = [name for name in (_CONFIG, _WEIGHTS) if not (folder / name).is_file()]
     if missing:
         of_run = (folder / "theta" / _WEIGHTS).is_file()
-        hint = f"; did you mean {folder / 'theta'}?" if of_run else ""
+        hint = f"; did you mean {folder / 'theta'}?" if of_run else _hint_of_run(folder)
         raise FileNotFoundError(
             f"{folder} holds no trained optimizer: it lacks {' and '.join(missing)}{hint}"
         )

@@ -166,6 +166,12 @@ class TestHarness:
         theta = self.harness.init(jax.random.key(0))
         assert sum(x.size for x in jax.tree.leaves(theta)) == 347
 
+    def test_a_state_can_be_made_abstractly(self, theta):
+        tx = self.harness.transform(theta)
+        params = normal(0, self.shapes)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        assert tx.init(shapes) == jax.eval_shape(tx.init, params)
+
     def test_biases_take_the_steps_of_adamw_at_a_higher_rate(self, theta):
         ours = self.run(theta, self.harness.transform(theta, num_steps=3))
         faster = lambda t: 20 * self.schedule(t)

@@ -394,6 +394,12 @@ def test_a_state_of_the_other_layout_is_an_error(case, small):
                 tx.update(grads, other, params, value=1.0)
 
 
+def test_a_state_of_another_optimizer_is_an_error(case, small):
+    params, grads = small
+    with pytest.raises(ValueError, match="state of another optimizer.* not a tuple"):
+        case.tx.update(grads, optax.adam(1.0).init(params), params, value=1.0)
+
+
 def test_a_changed_dtype_is_an_error_that_names_the_tensor(case, small):
     params, grads = small
     state = case.tx.init(params)
