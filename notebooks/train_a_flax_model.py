@@ -8,7 +8,7 @@
 # %% [markdown]
 # # Train a flax model with a pretrained learned optimizer
 #
-# The optimizer was meta-trained on small networks; nothing about it is tuned here. It is
+# The optimizer was meta-trained on small problems; nothing about it is tuned here. It is
 # an optax transform, so it goes wherever optax goes. It wants to know how many updates
 # the run will have, as a learning-rate schedule would.
 
