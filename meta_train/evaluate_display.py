@@ -51,11 +51,15 @@ def run(command: "Evaluate", budget: float | None) -> None:
     for figure in evaluate.FIGURES:
         console.print(_standings_table(command, found, figure))
     count = len(comparison.entries)
+    against = (
+        f"Difference, wins and speed-up are against {evaluate.REFERENCE}. "
+        if evaluate.REFERENCE in comparison.names
+        else ""
+    )
     console.print(
         f"{count} tasks. Scores: normalised {command.split} loss, 0 the best that any "
         "baseline reached, 1 the initial loss; mean and 95 % interval over tasks. "
-        f"Difference, wins and speed-up are against {evaluate.REFERENCE}. Columns and "
-        "intervals for which there was no room are on the page.",
+        f"{against}Columns and intervals for which there was no room are on the page.",
         highlight=False,
     )
     console.print(f"{time.monotonic() - started:.0f} s")

@@ -36,6 +36,13 @@ def write(
       split: whose losses the standings are of.
     """
     count = len(comparison.entries)
+    against = (
+        f"Difference, wins and speed-up are against {REFERENCE}: mean difference of "
+        "scores, tasks with a lower one, how many times sooner its final loss is reached "
+        "(interquartile mean over tasks). "
+        if REFERENCE in comparison.names
+        else ""
+    )
     parts = [
         offline_page.paragraph(
             f"{count} tasks, {len(comparison.competitors)} optimizers. Scores are "
@@ -45,11 +52,9 @@ def write(
         ),
         offline_page.command(command),
         offline_page.paragraph(
-            "Best on: tasks with no lower score. Difference, wins and speed-up are "
-            f"against {REFERENCE}: mean difference of scores, tasks with a lower one, "
-            "how many times sooner its final loss is reached (interquartile mean over "
-            "tasks). Diverged: tasks with a seed that ended in no number; above start: "
-            "with one that ended in a higher training loss than it began with."
+            f"Best on: tasks with no lower score. {against}Diverged: tasks with a seed "
+            "that ended in no number; above start: with one that ended in a higher "
+            "training loss than it began with."
         ),
     ]
     tested = [not standing.competitor.baseline for standing in standings]
