@@ -36,6 +36,11 @@ def train(command: "Train") -> None:
     """Meta-train as a command says, show how it ended, evaluate if that was asked."""
     started = time.monotonic()
     _check(command)
+    if command.resume and not run.holds_run(command.folder):
+        console.print(
+            f"{command.folder} holds no run to go on with; a new one begins.",
+            soft_wrap=True,
+        )
     whole = budget(command.time_budget)
     for_training = whole
     if command.then_evaluate and whole is not None:

@@ -52,11 +52,12 @@ def test_a_third_of_the_time_is_kept_to_evaluate_and_ends_before_the_last_quarte
 
 
 def test_a_run_goes_on_with_its_own_config_and_refuses_another(tmp_path, capsys):
-    _train(tmp_path, "--outer-steps", "3", "--seed", "1")
+    _train(tmp_path, "--outer-steps", "3", "--seed", "1", "--resume")
+    assert "holds no run to go on with" in capsys.readouterr().out
     again = ["train", "--folder", str(tmp_path), "--resume"]
-    capsys.readouterr()
     cli.main(again)
-    assert "3 outer steps" in " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split())
+    assert "3 outer steps" in out and "holds no run" not in out
     with pytest.raises(SystemExit):
         cli.main([*again, "--seed", "0"])  # the default, but it was asked for
     assert "seed: 0, not 1" in capsys.readouterr().out
