@@ -107,10 +107,18 @@ def test_large_intermediate_results_exist_for_one_piece_only(name):
     assert memory.temp_size_in_bytes < 1.2 * kept
 
 
-@pytest.mark.parametrize("shape, devices", [((64, 16), 2), ((8, 64, 16), 8)])
-def test_tensors_that_are_sharded_stay_where_they_are(monkeypatch, shape, devices):
+@pytest.mark.parametrize(
+    "shape, devices, most",
+    [
+        ((64, 16), 2, 64),  # 4 rows at a time
+        ((8, 64, 16), 8, 1024),  # not a matrix, but 8 rows of every matrix
+    ],
+)
+def test_tensors_that_are_sharded_stay_where_they_are(
+    monkeypatch, shape, devices, most
+):
     """Each device cuts the rows it has: nothing is gathered."""
-    monkeypatch.setattr(pieces, "_ON_CPU", 64)  # 4 of 64 rows
+    monkeypatch.setattr(pieces, "_ON_CPU", most)
     mesh = jax.make_mesh((devices,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.NamedSharding(mesh, jax.P("x"))
     x = jax.device_put(jnp.ones(shape), rows)

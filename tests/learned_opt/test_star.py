@@ -46,7 +46,7 @@ class NumpyStar:
         if g.ndim < 2:
             row = column = self.full
             by_factors = g / np.sqrt(self.full + 1e-9)
-            momentum = self.m / np.sqrt(self.full)
+            momentum = self.m / np.sqrt(self.full + 1e-6)
         else:
             shape = np.array(g.shape)
             second, longest = 1 + np.argsort(shape, kind="stable")[-2:]

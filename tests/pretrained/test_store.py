@@ -300,6 +300,13 @@ def test_a_run_folder_is_told_from_the_folder_of_its_theta(saved):
         pretrained.load(run)
 
 
+def test_a_run_without_a_theta_yet_says_how_to_get_it(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for path in (tmp_path / "run", tmp_path / "run" / "theta"):
+        with pytest.raises(FileNotFoundError, match="run --resume --time-budget 1s"):
+            pretrained.load(path)
+
+
 def test_an_unknown_optimizer_class_is_answered_with_the_nearest(saved):
     edit_config(saved, lambda config: config["optimizer"].update(name="toyy"))
     with pytest.raises(learned_opt.UnknownOptimizerError) as error:
