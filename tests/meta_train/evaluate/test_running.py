@@ -32,6 +32,20 @@ def test_optimizers_come_first_and_nothing_twice():
     assert every == list(evaluate.ALL)
 
 
+def test_of_a_part_of_a_suite_ships_what_was_not_tuned_over_all_of_it(monkeypatch):
+    asked = []
+
+    def load(path, entries, contenders, protocol, cache):
+        asked.append([contender.name for contender in contenders])
+        raise ValueError
+
+    monkeypatch.setattr(running.shipped, "load", load)
+    whole = Evaluation(("adam:tuned",))
+    for evaluation in (whole, dataclasses.replace(whole, num_tasks=3)):
+        evaluation._shipped([], Cache(None), lambda text: None)
+    assert set(asked[0]) - set(asked[1]) == {"adam:global"}
+
+
 def _found(**options):
     """By those that ship."""
     comparison = by_hand(LOSSES, **options)
