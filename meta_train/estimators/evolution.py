@@ -213,13 +213,15 @@ class Perturbable(NamedTuple):
 
 
 _PIECE = 2**14  # numbers that are drawn at once
+_PIECES = 2**31 - 1  # no window has this number
 
 
 def _normal(key: PRNGKeyArray, size: int) -> Float[Array, "theta"]:
     """Standard normal numbers; many of them in pieces, each made within the caches."""
     if size <= _PIECE:
         return jax.random.normal(key, (size,))
-    keys = jax.random.split(key, -(-size // _PIECE))
+    # `split(key)` would give the keys that `fold_in(key, window)` gives the windows.
+    keys = jax.random.split(jax.random.fold_in(key, _PIECES), -(-size // _PIECE))
     pieces = jax.lax.map(lambda key: jax.random.normal(key, (_PIECE,)), keys)
     return pieces.ravel()[:size]
 

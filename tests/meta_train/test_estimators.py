@@ -434,6 +434,9 @@ def test_noise_made_in_pieces_is_independent_and_standard_normal(monkeypatch):
         correlation = np.mean(noise[lag:] * noise[:-lag])
         np.testing.assert_allclose(correlation, 0.0, atol=0.015)
     assert np.unique(noise).size > 99_000
+    for window in range(16):  # whose inputs are drawn with keys of the same key
+        inputs = jax.random.normal(jax.random.fold_in(KEY, window), (8,))
+        assert not np.isin(inputs, noise).all()
 
 
 def test_pairs_that_do_not_divide_over_the_devices_are_an_error():
