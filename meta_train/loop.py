@@ -134,6 +134,8 @@ def outer_loop(
         if last or stop or late or save or to_evaluate():  # would count as its seconds
             arrived.append(step.read())
             pending = None
+            granted = np.maximum(granted, arrived[-1].wishes)
+            stop, late, save = granted >= (1, 1, run.processes.count)
         if arrived:
             tell(arrived, done if pending is None else done - 1)
         if stop and done < run.outer_steps:

@@ -1,6 +1,7 @@
 """The outer loop on a clock that stands still unless something takes time."""
 
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,17 +47,22 @@ def clock(monkeypatch):
     return clock
 
 
-def _run(engine: Engine, begun: bool = True) -> loop.Run:
+def _run(
+    engine: Engine,
+    begun: bool = True,
+    selection: Any = None,
+    save: Callable[[], None] = lambda: None,
+) -> loop.Run:
     writer = types.SimpleNamespace(longest=0.0, failures=0, busy=False)
     checkpoints: Any = types.SimpleNamespace(
-        writer=writer, save=lambda engine, totals: None
+        writer=writer, save=lambda engine, totals: save()
     )
     groups: Any = types.SimpleNamespace(totals={})
     return loop.Run(
         engine,  # type: ignore[arg-type]
         checkpoints,
         groups,
-        None,
+        selection,
         Processes(),
         begun,
         outer_steps=1000,
@@ -71,6 +77,26 @@ def test_steps_that_are_in_flight_end_before_the_time_does(clock, seconds):
     assert reason == "time budget"
     used = DEADLINE - loop.LAST_WORDS_SECONDS - clock.now
     assert 0 <= used < 5 * seconds  # and not much earlier
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_wishes_are_granted_however_often_theta_is_evaluated(clock, every):
+    evaluate = lambda step, average, stop: True
+    selection = types.SimpleNamespace(
+        due=lambda done: done % every == 0, evaluate=evaluate
+    )
+    engine, saved = Engine(clock, 1.0), []
+    run = _run(engine, selection=selection, save=lambda: saved.append(clock.now))
+    reason = loop.outer_loop(run, lambda *step: None, DEADLINE, [])
+    assert reason == "time budget" and clock.now <= DEADLINE
+    assert 4 <= len(saved) <= 6  # every 15 seconds
+    # Another process was told to stop: here that is known by the wishes alone.
+    told = Engine(clock, 1.0)
+    step = told.step
+    told.step = lambda wishes: step([True, *wishes[1:]])
+    run = _run(told, selection=selection)
+    reason = loop.outer_loop(run, lambda *step: None, None, [])
+    assert reason == "stopped by another process" and told.state.step <= 3
 
 
 class Waiting(Engine):
