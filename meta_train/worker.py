@@ -79,14 +79,14 @@ class Worker:
     """
 
     def __init__(self, config: TrainConfig, number: int, mesh: Mesh | None):
-        slots = require_changing_groups(config)
+        require_changing_groups(config)
         self._number, self._mesh = number, mesh
         self._groups = config.groups()
         self._key = jax.random.key(config.seed)
         init = jax.jit(config.learned_optimizer().init)
         self._preparation = Preparation(
             self._groups,
-            functools.partial(config.estimator_of, slots=slots, mesh=mesh),
+            functools.partial(config.estimator_of, mesh=mesh),
             self._place(init(self._key), self._key, 0, restart=False),
             mesh,
             kept_programs=_KEPT_PROGRAMS,
@@ -138,7 +138,8 @@ class Worker:
         """Run a group for so many windows, and have the one after it prepared."""
         self._running = Running(self._preparation.get(group))
         self._left = windows
-        following = self._groups.after(dataclasses.replace(group, ends=version))
+        ends = version + windows  # or so: others may be faster or slower
+        following = self._groups.after(dataclasses.replace(group, ends=ends))
         assert following is not None
         self._next = following
         self._preparation.ask(following)

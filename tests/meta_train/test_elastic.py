@@ -21,6 +21,7 @@ import pretrained
 from meta_train import Horizons, TaskMix, TrainConfig, elastic, outer, ray_pool, run
 from meta_train.outer import Contribution
 from meta_train.ray_pool import RayPool
+from meta_train.run_log import read_rows
 from meta_train.stale_gradients import delay_gradients
 from meta_train.worker import Assignment, Delivery, Worker
 
@@ -238,9 +239,9 @@ def unbroken(tmp_path_factory):
     return folder
 
 
-def _alone(steps: int = 10**6) -> Script:
+def _alone(steps: int = 10**6, config: TrainConfig = CONFIG) -> Script:
     """One worker, which answers so often."""
-    return Script([Worker(CONFIG, 0, None).run], [0] * steps)
+    return Script([Worker(config, 0, None).run], [0] * steps)
 
 
 def test_one_worker_with_one_group_is_the_run_without_workers(unbroken, tmp_path):
@@ -253,6 +254,17 @@ def test_one_worker_with_one_group_is_the_run_without_workers(unbroken, tmp_path
     jax.tree.map(np.testing.assert_array_equal, *thetas)
     card = pretrained.load(tmp_path / "theta").card
     assert card.command.endswith("--elastic 1 --staleness 5")
+
+
+def test_so_it_is_where_horizons_grow(tmp_path):
+    growing = Horizons(2, 2, 64, first_max_horizon=2, growth_steps=16)
+    config = dataclasses.replace(CONFIG, horizons=growing, outer_steps=24, seed=8)
+    run.train(config, tmp_path / "run")
+    elastic.train(config, tmp_path / "elastic", _alone(config=config))
+    groups = read_rows(tmp_path / "run" / "groups.jsonl")
+    assert len({group["windows"] for group in groups}) > 2
+    losses = [run.read_metrics(tmp_path / f)["loss"] for f in ("run", "elastic")]
+    np.testing.assert_array_equal(*losses)
 
 
 def test_a_leader_that_was_stopped_goes_on_and_so_does_a_run_without_workers(tmp_path):
@@ -318,6 +330,7 @@ import json, os, signal, sys
 from pathlib import Path
 from meta_train import TrainConfig, elastic
 from meta_train.ray_pool import RayPool
+from meta_train.run_log import read_rows
 
 config = TrainConfig.load(Path(sys.argv[1]))
 processes, since_lost = [], []
