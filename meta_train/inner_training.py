@@ -20,6 +20,8 @@ from meta_train.system import Theta
 from tasksets import Task
 from tasksets.task import SplitName
 
+_LEAST = -1.0  # outer loss
+
 
 class InnerState(NamedTuple):
     """One inner run in progress.
@@ -61,7 +63,9 @@ class InnerTraining:
       train_weight: weight in [0, 1] of the training loss (at the parameters before the
         step) in the outer loss; the rest goes to the loss on the outer validation split
         (after the step). The outer loss is 1 at the task's initial loss and 0 at its
-        best known one, so that tasks of all kinds count alike.
+        best known one, on the task's own scale of progress (`tasksets.Task.normalize`),
+        so that tasks of all kinds count alike. It is at least -1: where much less than
+        the best known loss can be reached, that task would count more than all others.
       end_emphasis: how much more the end of an episode counts than its beginning, in
         [0, 1]: the weight of the outer loss rises linearly over the episode from 1 minus
         this to 1 plus this. Overfitting, which comes late, then costs more.
@@ -153,10 +157,9 @@ class InnerTraining:
         if self.train_weight < 1:  # spares the forward pass otherwise
             after = loss_on("outer_valid", self._unravel(new_params), x.outer_valid)
             loss = loss + (1 - self.train_weight) * after
-        best, initial = task.numbers.best_loss, task.numbers.initial_loss
         progress = (state.step + 0.5) / state.num_steps
         weight = 1 + self.end_emphasis * (2 * progress - 1)
-        return new, weight * (loss - best) / (initial - best)
+        return new, weight * jnp.maximum(task.fraction(loss), _LEAST)
 
     def _lane(self, lane: Int[Array, ""]) -> Task:
         return self.task.lane(lane) if self.task.stacked else self.task
