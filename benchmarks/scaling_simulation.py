@@ -213,7 +213,7 @@ def _measure(scaling: Scaling) -> Measured:
     view = View(theta, jax.random.key(0), jax.numpy.int32(0), jax.numpy.bool(False))
     preparation = Preparation(
         groups,
-        functools.partial(config.estimator_of, slots=4, mesh=None),
+        functools.partial(config.estimator_of, mesh=None),
         view,
         None,
         kept_programs=1,

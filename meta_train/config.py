@@ -11,6 +11,7 @@ import math
 import shlex
 import typing
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -200,13 +201,13 @@ class TrainConfig:
         )
 
     def estimator_of(
-        self, tasks: Sequence[Task], slots: int, mesh: Mesh | None
+        self, tasks: Sequence[Task], share: Fraction, mesh: Mesh | None
     ) -> EvolutionStrategy:
         """The estimator of a group.
 
         Args:
           tasks: of equal structure.
-          slots: groups in flight, which share the pairs.
+          share: its part of the pairs.
           mesh: over which lanes are spread; None for one device.
         """
         devices = 1 if mesh is None else mesh.size
@@ -227,7 +228,7 @@ class TrainConfig:
         return ESTIMATORS[self.estimator](
             system,
             episodes,
-            num_pairs=self.pairs_of_group(slots, devices),
+            num_pairs=self.pairs_of_share(share, devices),
             sigma=self.sigma,
             loss_cap=self.loss_cap,
             lane_batch=self.lane_batch,
@@ -235,9 +236,9 @@ class TrainConfig:
             **special,
         )
 
-    def pairs_of_group(self, slots: int, devices: int) -> int:
-        """Pairs of one of so many groups: as many on each device, and at least one."""
-        return max(1, self.num_pairs // (slots * devices)) * devices
+    def pairs_of_share(self, share: Fraction, devices: int) -> int:
+        """Pairs of a group: as many on each device, and at least one."""
+        return max(1, round(self.num_pairs * share / devices)) * devices
 
     def outer(self) -> optax.GradientTransformationExtraArgs:
         """The outer optimizer; a learned one needs no learning rate."""

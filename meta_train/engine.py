@@ -69,8 +69,8 @@ class Part(NamedTuple):
     Attributes:
       group: which one.
       tasks: the names of its tasks.
-      loss: its outer loss; 0 where its estimate was lost.
-      counted: 1, or 0 where its estimate was lost.
+      loss: its outer loss times ``counted``.
+      counted: its weight, or 0 where its estimate was lost.
     """
 
     group: Group
@@ -101,8 +101,10 @@ class Running:
 
     def advance(self, view: View, slot: int) -> Contribution:
         """One window of all lanes; ``slot`` tells their noise from that of others."""
-        estimator, program = self.prepared.estimator, self.prepared.program
-        contribution, self.lanes = program(estimator, view, self.lanes, np.int32(slot))
+        ready = self.prepared
+        contribution, self.lanes = ready.program(
+            ready.estimator, view, self.lanes, np.int32(slot), ready.weight
+        )
         return contribution
 
     @property

@@ -59,10 +59,11 @@ class GroupLog:
         """Count an outer step, from 1; write about the groups that end with it."""
         for group, tasks, loss, counted in parts:
             so_far = self.totals.get(group.slot, Total())
+            counts = bool(counted > 0)
             total = Total(
                 so_far.steps + 1,
-                so_far.counted + int(counted),
-                so_far.loss + float(loss),
+                so_far.counted + counts,
+                so_far.loss + (float(loss) / float(counted) if counts else 0.0),
             )
             self.totals[group.slot] = total
             stays = group.ends is None

@@ -8,6 +8,7 @@ fast anything was, so that a run that was stopped, or ran elsewhere, has the sam
 
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -57,6 +58,10 @@ class Groups(Protocol):
         """Its tasks, all of one structure; as many in every group of that structure."""
         ...
 
+    def share(self, group: Group) -> Fraction:
+        """Its part of what is trained on; those in flight have 1 together."""
+        ...
+
     def windows(self, group: Group, step: int) -> tuple[int, int]:
         """Shortest and longest episode that may begin then, in windows."""
         ...
@@ -92,6 +97,9 @@ class StandingGroups:
 
     def tasks(self, group: Group) -> list[Task]:
         return self._tasks[group.slot]
+
+    def share(self, group: Group) -> Fraction:
+        return Fraction(len(self.tasks(group)), sum(map(len, self._tasks)))
 
     def windows(self, group: Group, step: int) -> tuple[int, int]:
         del group
@@ -154,6 +162,10 @@ class ChangingGroups:
         turn = group.slot + self._slots * group.generation
         seed = [self._seed, group.slot, group.generation, 1]
         return self._mix.sample_alike(self._tasks_per_group, turn, seed)
+
+    def share(self, group: Group) -> Fraction:
+        del group
+        return Fraction(1, self._slots)
 
     def windows(self, group: Group, step: int) -> tuple[int, int]:
         del step

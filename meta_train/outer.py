@@ -174,12 +174,21 @@ def step_function(
     return step
 
 
-def contribution(estimate: Estimate) -> Contribution:
-    """What one group contributes: its estimate, or nothing where that is not finite."""
+def contribution(
+    estimate: Estimate, weight: Float[Array, ""] | float = 1.0
+) -> Contribution:
+    """What one group contributes: its estimate, or nothing where that is not finite.
+
+    Args:
+      estimate: of the group.
+      weight: how much it counts in the mean over groups, > 0.
+    """
     finite = jnp.isfinite(optax.tree.norm(estimate.grad)) & jnp.isfinite(estimate.loss)
-    keep = lambda tree: jax.tree.map(lambda x: jnp.where(finite, x, 0.0), tree)
+    keep = lambda tree: jax.tree.map(lambda x: jnp.where(finite, weight * x, 0.0), tree)
     one = finite.astype(jnp.float32)
-    return Contribution(keep(estimate.grad), keep(estimate.metrics), one, 1 - one)
+    return Contribution(
+        keep(estimate.grad), keep(estimate.metrics), weight * one, 1 - one
+    )
 
 
 def update_function(
@@ -207,8 +216,8 @@ def update_function(
 
     def update(state: OuterState, contributions: Sequence[Contribution]):
         total = jax.tree.map(lambda *xs: sum(xs), *contributions)
-        groups = jnp.maximum(total.groups, 1.0)
         accepted = total.groups > 0
+        groups = jnp.where(accepted, total.groups, 1.0)
         # A step without any gradient has nothing to say; a loss of 0 would be the best.
         known = lambda x: jnp.where(accepted, x, jnp.nan)
         grad = jax.tree.map(lambda x: x / groups, total.grad)

@@ -2,7 +2,7 @@
 
 To run, a group needs its tasks, their data on the devices, and a compiled program:
 
-    window(estimator, view, lanes, slot) -> (contribution, lanes)
+    window(estimator, view, lanes, slot, weight) -> (contribution, lanes)
 
 The estimator is an argument, so tasks, data and horizons are never constants of a
 program, and all groups of one structure share it. Programs that are no longer needed
@@ -14,13 +14,14 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from meta_train.devices import compile_for, replicate
 from meta_train.estimators import EvolutionStrategy
@@ -63,6 +64,7 @@ class Prepared(NamedTuple):
       estimator: over the stacked tasks, placed on the devices.
       lanes: before the first estimate.
       program: the compiled window.
+      weight: how much it counts in an outer step; 1 is the mean over groups.
       data: as the tasks hold them; while they are held, they are loaded once.
     """
 
@@ -71,6 +73,7 @@ class Prepared(NamedTuple):
     estimator: EvolutionStrategy
     lanes: Lanes
     program: Program
+    weight: np.float32
     data: Any
 
 
@@ -79,7 +82,8 @@ class Preparation:
 
     Args:
       groups: says what the tasks of a group are.
-      estimator: makes an estimator of tasks of equal structure, with `Episodes`.
+      estimator: makes an estimator of tasks of equal structure, with `Episodes`, that has
+        a share of all pairs.
       view: of any state; tells shapes and places.
       mesh: over which lanes are spread; None for one device.
       kept_programs: compiled programs to keep, at least 1, in use or not.
@@ -88,7 +92,7 @@ class Preparation:
     def __init__(
         self,
         groups: Groups,
-        estimator: Callable[[Sequence[Task]], EvolutionStrategy],
+        estimator: Callable[[Sequence[Task], Fraction], EvolutionStrategy],
         view: View,
         mesh: Mesh | None,
         kept_programs: int,
@@ -122,13 +126,15 @@ class Preparation:
 
     def _prepare(self, group: Group) -> Prepared:
         tasks = self._groups.tasks(group)
-        estimator = self._place(self._estimator(tasks))
+        share = self._groups.share(group)
+        estimator = self._place(self._estimator(tasks, share))
         # Lanes that have not begun depend on nothing but theta's size.
         theta = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._view.theta)
         lanes = estimator.init(theta, self._key)
         names = tuple(task.name for task in tasks)
         program = self._program(estimator, lanes)
-        return Prepared(group, names, estimator, lanes, program, tasks[0].data)
+        weight = np.float32(share * self._groups.slots)
+        return Prepared(group, names, estimator, lanes, program, weight, tasks[0].data)
 
     def _place(self, estimator: EvolutionStrategy) -> EvolutionStrategy:
         """On all devices of the mesh; data that several groups use are placed once."""
@@ -151,8 +157,8 @@ class Preparation:
         return placed
 
     def _program(self, estimator: EvolutionStrategy, lanes: Lanes) -> Program:
-        slot = np.int32(0)
-        arguments = jax.tree.map(_abstract, (estimator, self._view, lanes, slot))
+        numbers = np.int32(0), np.float32(1.0)  # slot and weight
+        arguments = jax.tree.map(_abstract, (estimator, self._view, lanes, *numbers))
         leaves, structure = jax.tree.flatten(arguments)
         key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if key in self._programs:
@@ -172,7 +178,11 @@ class Preparation:
 
 
 def window(
-    estimator: EvolutionStrategy, view: View, lanes: Lanes, slot: Int[Array, ""]
+    estimator: EvolutionStrategy,
+    view: View,
+    lanes: Lanes,
+    slot: Int[Array, ""],
+    weight: Float[Array, ""],
 ) -> tuple[Contribution, Lanes]:
     """One window of all lanes of a group."""
     # A lane without a single window has yet to begin.
@@ -181,7 +191,7 @@ def window(
     estimate, lanes = estimator.estimate(
         view.theta, lanes._replace(num_windows=num_windows), key
     )
-    return contribution(estimate), lanes
+    return contribution(estimate, weight), lanes
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -31,6 +31,7 @@ from meta_train.config import TrainConfig
 from meta_train.devices import compilation_cache_in, lane_mesh, num_cores
 from meta_train.engine import Engine, Step
 from meta_train.group_log import GroupLog, forget_lost_processes
+from meta_train.groups import Groups
 from meta_train.loop import FINISHED, OUT_OF_TIME, Run, outer_loop
 from meta_train.preparation import Preparation, View
 from meta_train.processes import Processes, ProcessLostError
@@ -187,10 +188,10 @@ def _begun(
         "the outer step to go on from", int(state.step), "they see other run folders."
     )
     if processes.index == 0:
-        _tell_pairs(config, groups.slots, mesh, note, warn)
+        _tell_pairs(config, groups, mesh, note, warn)
     preparation = Preparation(
         groups,
-        functools.partial(config.estimator_of, slots=groups.slots, mesh=mesh),
+        functools.partial(config.estimator_of, mesh=mesh),
         View.of(state),
         mesh,
         kept_programs=2 * groups.slots + _SPARE_PROGRAMS,
@@ -229,22 +230,25 @@ def _begun(
 
 def _tell_pairs(
     config: TrainConfig,
-    slots: int,
+    groups: Groups,
     mesh: Mesh | None,
     note: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> None:
     """How many pairs there are; they must divide over groups and devices."""
     devices = 1 if mesh is None else mesh.size
-    each = config.pairs_of_group(slots, devices)
-    pairs = f"{slots * each} antithetic pairs: {slots} groups of {each}"
+    slots = groups.slots
+    shares = [groups.share(groups.at(slot, 0)) for slot in range(slots)]
+    each = [config.pairs_of_share(share, devices) for share in shares]
+    sizes = " to ".join(map(str, sorted({min(each), max(each)})))
+    pairs = f"{sum(each)} antithetic pairs: {slots} groups of {sizes}"
     note(f"{pairs}, on {devices} devices")
     if jax.default_backend() == "cpu" and devices < (cores := num_cores()):
         warn(
             f"{devices} of {cores} CPU cores do inner training; call "
             "`meta_train.devices.use_all_cores()` before anything else of jax for all."
         )
-    if slots * each > config.num_pairs:
+    if sum(each) > config.num_pairs and min(each) == devices:
         warn(
             f"there are {pairs}, not {config.num_pairs}, since every group has at least "
             f"one on each of {devices} devices."

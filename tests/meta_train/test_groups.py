@@ -1,8 +1,11 @@
 """Which group is in flight when: a function of the seed and the outer step alone."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
+from meta_train import TrainConfig
 from meta_train.curriculum import Horizons, TaskMix
 from meta_train.groups import ChangingGroups, StandingGroups
 
@@ -73,6 +76,36 @@ def test_standing_groups_stay_and_hold_all_tasks():
     assert sum(map(len, tasks)) == 12
     assert groups.at(0, 0) == groups.at(0, 1000)
     assert groups.after(groups.at(0, 0)) is None
+
+
+def test_a_group_has_its_tasks_share_of_what_is_trained_on():
+    mix = TaskMix(("small_mlp", "pinn"), (3.0, 1.0))
+    standing = StandingGroups(mix, HORIZONS, num_tasks=48, seed=0)
+    groups = [standing.at(slot, 0) for slot in range(standing.slots)]
+    family = lambda group: standing.tasks(group)[0].name.partition("/")[0]
+    shares = {family(group): 0 for group in groups}
+    for group in groups:
+        shares[family(group)] += standing.share(group)
+    assert shares == {"small_mlp": Fraction(3, 4), "pinn": Fraction(1, 4)}
+    changing = _changing()
+    assert changing.share(changing.at(0, 0)) * changing.slots == 1
+
+
+@pytest.mark.parametrize(
+    ("share", "devices", "pairs"),
+    [
+        ((1, 4), 1, 8),
+        ((1, 4), 2, 8),
+        ((1, 3), 2, 10),
+        ((9, 16), 4, 16),
+        ((1, 99), 2, 2),
+    ],
+)
+def test_a_group_has_that_share_of_the_pairs_and_one_on_each_device(
+    share, devices, pairs
+):
+    config = TrainConfig(num_pairs=32)
+    assert config.pairs_of_share(Fraction(*share), devices) == pairs
 
 
 def test_the_longest_episode_grows_geometrically():

@@ -1,6 +1,7 @@
 """Training a model as a system: the two layouts agree, episodes draw their tasks."""
 
 import dataclasses
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,7 @@ def test_emphasis_moves_weight_from_the_beginning_to_the_end():
 
 def test_a_config_hands_on_how_losses_are_weighted():
     config = TrainConfig(train_weight=0.3, end_emphasis=0.6)
-    system = config.estimator_of(TASKS, slots=1, mesh=None).system
+    system = config.estimator_of(TASKS, Fraction(1), mesh=None).system
     assert (system.train_weight, system.end_emphasis) == (0.3, 0.6)
 
 

@@ -158,9 +158,9 @@ def _update(contributions, **options):
     return state, metrics
 
 
-def _contribution(*grad, loss=1.0):
+def _contribution(*grad, loss=1.0, weight=1.0):
     grad, loss = jnp.array(grad), jnp.float32(loss)
-    return outer.contribution(Estimate(grad, loss, {"loss": loss}))
+    return outer.contribution(Estimate(grad, loss, {"loss": loss}), weight)
 
 
 def test_a_group_without_a_finite_estimate_is_left_out_of_the_mean():
@@ -173,6 +173,18 @@ def test_a_group_without_a_finite_estimate_is_left_out_of_the_mean():
     np.testing.assert_allclose(state.theta, [-2.0, -1.0])
     assert metrics["lost_groups"] == 1 and metrics["skipped"] == 0
     np.testing.assert_allclose(metrics["loss"], 0.6)
+
+
+def test_groups_count_by_their_weights():
+    groups = [
+        _contribution(1.0, 2.0, loss=0.5, weight=0.25),
+        _contribution(jnp.nan, 1.0, weight=7.0),
+        _contribution(3.0, 0.0, loss=0.7, weight=0.5),
+    ]
+    state, metrics = _update([groups])
+    np.testing.assert_allclose(state.theta, [-7 / 3, -2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], 1.9 / 3, rtol=1e-6)
+    assert metrics["lost_groups"] == 1
 
 
 @pytest.mark.parametrize("safety", [None, Safety()])
