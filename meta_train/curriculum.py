@@ -137,7 +137,8 @@ class TaskMix:
             alike = tasksets.structure(mate) == tasksets.structure(task)
             found += [mate] if alike else []
             misses = 0 if alike else misses + 1
-        tasks = [tasksets.filled_in(task) for task in found]
+        filled = [tasksets.filled_in(task) for task in found]
+        tasks = tasksets.group_by_structure(filled)[0]  # those with the leader's data
         return [
             _wrap(tasks[i % len(tasks)], _reseed(wrappers, i)) for i in range(count)
         ]
@@ -149,9 +150,7 @@ class TaskMix:
         if not self.task_options:
             return tasksets.outline(name)
         options = self.task_options[turn % len(self.task_options)]
-        if any(field.startswith("dataset=") for field in options.split("&")):
-            name = parse(name).root  # that data set replaces the one in the name
-        return tasksets.outline(f"{name}?{options}")
+        return tasksets.outline(tasksets.with_options(name, options))
 
     def _wrappers(self, task: Task, seed: int) -> tuple[Wrapper, ...]:
         chance = np.random.default_rng([seed, *task.name.encode()]).uniform()

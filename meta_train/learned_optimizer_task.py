@@ -1,6 +1,6 @@
 """lopt_pes: training a learned optimizer, as a task for another optimizer.
 
-    loss(theta) = mean over the steps of an episode of the inner loss / its initial value
+    loss(theta) = mean over the steps of an episode of the outer loss (`InnerTraining`)
 
 The parameters of the task are the meta-parameters of an optimizer, and the gradient of
 the task is not the derivative of its loss but the PES estimate (Vicol et al. 2021, arXiv

@@ -104,7 +104,8 @@ class Sum(Objective):
     """The sum of an episode's losses: every loss counts T times in the mean.
 
     In an episode cut short after C of T steps (see `Truncation`) that is T / C times the
-    sum up to there.
+    sum up to there. Bounds belong inside, on the losses (`Capped`), since an estimator's
+    own cap would see T times a loss.
     """
 
     def _score(self, before: Scored, system: State, loss: Loss, x: Any) -> Loss:

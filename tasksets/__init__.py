@@ -39,9 +39,11 @@ from tasksets.registry import outline as outline
 from tasksets.registry import register as register
 from tasksets.registry import ships as ships
 from tasksets.registry import split_of as split_of
+from tasksets.registry import with_options as with_options
 from tasksets.stacking import group_by_structure as group_by_structure
 from tasksets.stacking import lane_axes as lane_axes
 from tasksets.stacking import stack as stack
+from tasksets.stacking import stackable as stackable
 from tasksets.stacking import structure as structure
 from tasksets.suites import names as names
 from tasksets.suites import sample as sample

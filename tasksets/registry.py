@@ -91,6 +91,19 @@ def root_of(name: str) -> str:
     return parse(wrappers.split(name)[0]).root
 
 
+def with_options(name: str, options: str) -> str:
+    """The name with fields of its config set, as "hidden=32&dataset=iris"; those win."""
+    base, suffix = wrappers.split(name)
+    task_name = parse(base)
+    new = parse(f"{task_name.root}?{options}").fields
+    named = {field for field, _ in new}
+    kept = tuple(item for item in task_name.fields if item[0] not in named)
+    dataset = None if "dataset" in named else task_name.dataset
+    return (
+        f"{dataclasses.replace(task_name, dataset=dataset, fields=kept + new)}{suffix}"
+    )
+
+
 def split_of(name: str) -> TaskSplit:
     """Which split a task is in, by a hash of `family/seedN`: a fifth is for test."""
     task_name = parse(wrappers.split(name)[0])

@@ -32,6 +32,12 @@ def stack(tasks: Sequence[Task]) -> Task:
                 f"  {task.problem}\n  {first.problem}\n"
                 "tasksets.group_by_structure sorts tasks into lists that stack."
             )
+        if not _same_data(task, first):
+            raise ValueError(
+                f"cannot stack: task {index} ({task!r}) has other data than task 0 "
+                f"({first!r}), and lanes share theirs. What differs from task to task "
+                "belongs into the numbers."
+            )
     numbers = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(task.numbers for task in tasks)
     )
@@ -47,12 +53,22 @@ def group_by_structure(tasks: Sequence[Task]) -> list[list[Task]]:
     """Lists of tasks that stack, in the order in which structures first appear."""
     groups: dict[object, list[Task]] = {}
     for task in tasks:
-        groups.setdefault(structure(task), []).append(task)
+        groups.setdefault(stackable(task), []).append(task)
     return list(groups.values())
 
 
+def stackable(task: Task) -> tuple[object, ...]:
+    """What tasks must have in common to stack, while they live: structure and data."""
+    return structure(task), *(id(leaf) for leaf in jax.tree.leaves(task.data))
+
+
+def _same_data(one: Task, other: Task) -> bool:
+    pairs = zip(jax.tree.leaves(one.data), jax.tree.leaves(other.data), strict=True)
+    return all(a is b or bool(jnp.array_equal(a, b)) for a, b in pairs)
+
+
 def structure(task: Task) -> tuple[object, ...]:
-    """What tasks must have in common to stack; hashable.
+    """What tasks must have in common to share compiled programs; hashable.
 
     The shapes of the data too: one data set may be carved into splits of other sizes.
     """

@@ -153,9 +153,11 @@ def _numbers(spec: str, variant: str) -> dict[str, float]:
         try:
             numbers[field] = float(value)
         except ValueError:
+            tunable = spec.partition(":")[0] in _RATES
             raise ValueError(
-                f"{spec!r}: what follows the colon is 'tuned', 'global', or numbers as "
-                "in adam:lr=1e-3,b1=0.8"
+                f"{spec!r}: what follows the colon is "
+                f"{'tuned, global, or ' if tunable else ''}numbers, as in "
+                "adam:lr=1e-3,b1=0.8."
             ) from None
     return numbers
 

@@ -26,11 +26,11 @@ def contender(name: str) -> Contender:
       FileNotFoundError: a folder holds no trained optimizer.
     """
     family, _, variant = name.partition(":")
-    if family in baselines.NAMES:
-        return baselines.baseline(family, variant)
     if variant == "untrained" and family in learned_opt.names():
         optimizer = learned_opt.get(family)()
         return learned(name, optimizer, optimizer.init(jax.random.key(0)))
+    if family in baselines.NAMES:
+        return baselines.baseline(family, variant)
     shipped = pretrained.available()
     if name in shipped or Path(name).is_dir():
         inside = Path(name) / "theta"

@@ -20,7 +20,7 @@ from meta_train.evaluate.contenders import Contender
 from meta_train.evaluate.settings import Device, Settings
 from meta_train.evaluate.study import Study
 from meta_train.evaluate.workbench import Stop, Workbench
-from tasksets.stacking import structure
+from tasksets.stacking import stackable
 
 _LARGEST_GROUP = 16  # tasks; all their starts are on the device at once
 
@@ -194,10 +194,10 @@ class _Counter:
 
 
 def _groups(entries: Sequence[Entry]) -> list[list[int]]:
-    """Entries of equal structure and horizon, by index; large groups are cut."""
+    """Entries that stack and have one horizon, by index; large groups are cut."""
     groups: dict[object, list[int]] = {}
     for index, entry in enumerate(entries):
-        kind = structure(entry.task), entry.num_steps
+        kind = stackable(entry.task), entry.num_steps
         groups.setdefault(kind, []).append(index)
     size = _LARGEST_GROUP
     return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]

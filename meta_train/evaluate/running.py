@@ -53,7 +53,13 @@ class Evaluation:
         found: dict[str, Contender] = {}
         for x in (*self.optimizers, *against):
             one = x if isinstance(x, Contender) else contender(x)
-            found.setdefault(one.name, one)
+            other = found.setdefault(one.name, one)
+            if other is not one and (
+                one.content is None or one.content != other.content
+            ):
+                raise ValueError(
+                    f"two contenders are named {one.name!r} and are not the same."
+                )
         return list(found.values())
 
     def run(

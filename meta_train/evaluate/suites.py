@@ -60,7 +60,7 @@ def entries(items: Sequence[Item], num_steps: int, options: str = "") -> list[En
     Raises:
       tasksets.DataNotFoundError: a data set is not on this machine.
     """
-    name = lambda item: f"{item.name}?{options}" if options else item.name
+    name = lambda i: tasksets.with_options(i.name, options) if options else i.name
     return [
         Entry(tasksets.get(name(i)), i.num_steps or num_steps, i.part, i.x)
         for i in items

@@ -80,6 +80,21 @@ def test_a_data_set_that_is_carved_in_two_ways_is_two_structures():
     assert groups == [[usual, usual], [other]]
 
 
+def test_tasks_of_unlike_data_do_not_stack(tasks):
+    task = tasks[0]
+    alike = tasksets.Task(
+        task.problem, task.numbers, jax.tree.map(jnp.array, task.data)
+    )
+    tasksets.stack([task, alike])
+    data = jax.tree.map(lambda x: x[::-1], task.data)
+    other = tasksets.Task(task.problem, task.numbers, data)
+    with pytest.raises(ValueError, match="task 1 .* has other data than task 0"):
+        tasksets.stack([task, other])
+    assert tasksets.structure(task) == tasksets.structure(other)
+    groups = tasksets.group_by_structure([task, other, tasks[1]])
+    assert groups == [[task, tasks[1]], [other]]
+
+
 def test_stack_refuses_nothing_and_stacks(tasks):
     with pytest.raises(ValueError, match="no tasks"):
         tasksets.stack([])

@@ -32,6 +32,15 @@ def test_optimizers_come_first_and_nothing_twice():
     assert every == list(evaluate.ALL)
 
 
+def test_two_contenders_of_one_name_are_an_error_unless_they_are_one():
+    make = lambda rate: evaluate.fixed("mine", optax.sgd(rate))
+    with pytest.raises(ValueError, match="two contenders are named 'mine'"):
+        Evaluation((make(0.1), make(0.2)), ()).contenders()
+    mine = make(0.1)
+    found = Evaluation((mine, mine, "adam:tuned"), ("adam:tuned",)).contenders()
+    assert [one.name for one in found] == ["mine", "adam:tuned"] and found[0] is mine
+
+
 def test_of_a_part_of_a_suite_ships_what_was_not_tuned_over_all_of_it(monkeypatch):
     asked = []
 

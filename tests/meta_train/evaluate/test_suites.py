@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import jax
 import pytest
 
 import tasksets
@@ -49,6 +50,25 @@ def test_the_horizon_of_a_task_is_its_own_or_the_one_that_is_asked_for():
     lengths = {e.num_steps for e in suites.entries(suites.items("tabular"), 300)}
     assert lengths == {300}
     assert {item.num_steps for item in suites.items("horizon")} > {100, 2000}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("small_mlp/seed3", "hidden=8", "small_mlp/seed3?hidden=8"),
+        ("a/seed3@digits?x=1&y=2+bf16", "y=5", "a/seed3@digits?x=1&y=5+bf16"),
+        ("a/seed3@digits?x=1", "dataset=iris", "a/seed3?x=1&dataset=iris"),
+    ],
+)
+def test_options_go_into_names_that_have_some(name, options, expected):
+    assert tasksets.with_options(name, options) == expected
+
+
+@pytest.mark.parametrize("suite", ["width", "bf16"])
+def test_options_reach_the_tasks_of_a_sweep(suite):
+    items = suites.items(suite)[:2]
+    for entry in suites.entries(items, 100, "dataset=digits&batch_size=7"):
+        assert entry.task.batch("train", jax.random.key(0)).labels.shape == (7,)
 
 
 def test_an_unknown_suite_is_told_with_the_nearest():
