@@ -79,6 +79,7 @@ class Checkpoints:
     ):
         self.writer = BackgroundWriter(warn)
         self._config = config
+        self._digests = config.digests()
         self._processes = processes
         self._warn = warn
         self._folder = folder
@@ -136,6 +137,7 @@ class Checkpoints:
             pieces["state"] = run.state
         facts = {
             "config": self._config.text(),
+            "thetas": self._digests,
             "groups": _describe(run.in_flight),
             "totals": {str(slot): total for slot, total in totals.items()},
         }
@@ -250,6 +252,12 @@ class Checkpoints:
             made_by = TrainConfig.parse(stored.facts["config"])
             if differences := made_by.differences(self._config):
                 raise ValueError(f"made by another config ({'; '.join(differences)})")
+            for field, digest in stored.facts.get("thetas", {}).items():
+                if digest != self._digests.get(field):
+                    raise ValueError(
+                        f"{field}={getattr(self._config, field)!r} has another theta now "
+                        "than when it was made"
+                    )
             stored.check()
 
     def _where(self, found: Found, slot: int) -> Path:

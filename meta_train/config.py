@@ -6,6 +6,7 @@ resumed run is checked against.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import shlex
@@ -187,6 +188,17 @@ class TrainConfig:
         key = jax.random.fold_in(jax.random.key(self.seed), 1)
         return jax.jit(self.learned_optimizer().init)(key)
 
+    def digests(self) -> dict[str, str]:
+        """Digests of the thetas that a run goes on reading from where its config says."""
+        named = {"frozen_rule": self.frozen_rule}
+        if self.outer_optimizer not in ("adam", "self"):
+            named["outer_optimizer"] = self.outer_optimizer
+        return {
+            field: _digest(pretrained.load(name).theta)
+            for field, name in named.items()
+            if name
+        }
+
     def groups(self) -> Groups:
         """Which groups of tasks run when."""
         if self.groups_in_flight is None:
@@ -324,6 +336,11 @@ def _theta_of(name: str, optimizer: str) -> Any:
     if kind != optimizer:
         raise ValueError(f"{name!r} is a trained {kind}, not a {optimizer}.")
     return found.theta
+
+
+def _digest(theta: Any) -> str:
+    leaves = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(theta))
+    return hashlib.sha256(b"".join(leaves)).hexdigest()[:16]
 
 
 def _flat(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:

@@ -29,7 +29,7 @@ from meta_train.devices import compilation_cache_in, compiler_options
 from meta_train.loop import FINISHED, LAST_WORDS_SECONDS, OUT_OF_TIME
 from meta_train.outer import OuterState
 from meta_train.processes import Processes
-from meta_train.run_log import RunLog, Timing
+from meta_train.run_log import RunLog, Timing, cut_back
 from meta_train.theta_folder import save_theta
 from meta_train.worker import Assignment, Delivery, require_changing_groups
 
@@ -218,6 +218,8 @@ def train(
         found = checkpoints.restore_state(state) if resume else None
         if found is not None:
             state = found[1]
+        for path in folder.glob("groups*.jsonl"):  # of a run without workers until then
+            cut_back(path, int(state.step))
         update = outer.update_function(
             optimizer, clip=config.clip, safety=config.safety
         )

@@ -122,7 +122,8 @@ def train(
     late = lambda: deadline is not None and time.monotonic() > deadline
     first = processes.index == 0
     # Told apart, they would train along, each in its own way.
-    config_hash = zlib.crc32(config.text().encode()) >> 1  # for an int32
+    told = f"{config.text()}{config.digests()}"
+    config_hash = zlib.crc32(told.encode()) >> 1  # for an int32
     with _naming_lost_processes(processes):
         processes.require_equal(
             "the config", config_hash, "start all of them with the same command."
@@ -172,6 +173,8 @@ def _begun(
 ) -> Iterator[Run]:
     """The run at the step to go on from; not all of it where ``stop`` says so."""
     mesh = lane_mesh()
+    if config.proxy.proxy_every is not None:
+        config.proxy.entries(config.mix)  # raises before minutes went into compiling
     groups, optimizer = config.groups(), config.outer()
     state = outer.start_without_lanes(
         config.initial_theta(),

@@ -45,10 +45,11 @@ def train(command: "Train") -> None:
     for_training = whole
     if command.then_evaluate and whole is not None:
         for_training = whole - _for_evaluation(command, whole)
+    ends = None if for_training is None else started + for_training
     if command.elastic is None:
-        result = _with_processes(command, for_training)
+        result = _with_processes(command, for_training, ends)
     else:
-        result = _with_workers(command, command.elastic, for_training)
+        result = _with_workers(command, command.elastic, ends)
     if result is None:
         return  # another process speaks for all
     display.report_run(command.folder)
@@ -106,12 +107,15 @@ def _refuse_unused(
             )
 
 
-def _with_processes(command: "Train", seconds: float | None) -> run.Result | None:
+def _with_processes(
+    command: "Train", seconds: float | None, ends: float | None
+) -> run.Result | None:
     """In this process, or with others; None where another one speaks for all."""
     if command.distributed or command.coordinator:
         processes.connect(
             command.coordinator or None, command.num_processes, command.process_id
         )
+        seconds = _left(ends)  # others may have been long in coming
     config, folder, resume = command.config, command.folder, command.resume
     try:
         if processes.is_first():
@@ -124,7 +128,11 @@ def _with_processes(command: "Train", seconds: float | None) -> run.Result | Non
         os._exit(1)  # jax would wait for the processes that are gone
 
 
-def _with_workers(command: "Train", count: int, seconds: float | None) -> run.Result:
+def _left(ends: float | None) -> float | None:
+    return None if ends is None else max(ends - time.monotonic(), 0.0)
+
+
+def _with_workers(command: "Train", count: int, ends: float | None) -> run.Result:
     pool = RayPool(
         command.config,
         count,
@@ -138,7 +146,7 @@ def _with_workers(command: "Train", count: int, seconds: float | None) -> run.Re
             command.config,
             command.folder,
             command.resume,
-            seconds,
+            _left(ends),
             train=lead,
             places=f"up to {count} workers",
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import signal
 import threading
 import time
 from types import SimpleNamespace
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import small_runs
 
+import pretrained
 from meta_train import (
     CheckpointError,
+    Proxy,
     run,
     run_log,
     stored_trees,
@@ -156,6 +159,33 @@ def test_a_last_checkpoint_that_is_damaged_is_written_anew(
         assert run.train(CONFIG, tmp_path, resume=True, warn=warnings.append).finished
         assert len(warnings) == expected
     assert _lines(tmp_path) == _lines(unbroken)
+
+
+def test_an_outer_optimizer_that_has_changed_meanwhile_is_not_gone_on_with(tmp_path):
+    outer, folder = tmp_path / "outer", tmp_path / "run"
+    loaded = pretrained.load("scale_free")
+    pretrained.save(outer, loaded.optimizer, loaded.theta, loaded.card)
+    config = dataclasses.replace(CONFIG, outer_optimizer=str(outer))
+
+    def stop(progress):
+        if progress.step in (3, 13):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for _ in range(2):  # the same one is fine
+        assert not run.train(config, folder, resume=True, on_progress=stop).finished
+    moved = jax.tree.map(lambda x: x + 0.1, loaded.theta)
+    pretrained.save(outer, loaded.optimizer, moved, loaded.card, overwrite=True)
+    with pytest.raises(CheckpointError, match="outer' has another theta now"):
+        run.train(config, folder, resume=True)
+
+
+def test_a_suite_to_evaluate_on_that_there_is_not_is_an_error_before_anything(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run, "Preparation", None)  # nothing is compiled
+    proxy = Proxy(proxy_every=10, proxy_suites=("quadratik",))
+    with pytest.raises(LookupError, match="quadratik.*quadratic"):
+        run.train(dataclasses.replace(CONFIG, proxy=proxy), tmp_path)
 
 
 def test_a_clock_that_jumps_changes_nothing(unbroken, tmp_path, monkeypatch, often):

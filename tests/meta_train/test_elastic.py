@@ -284,6 +284,19 @@ def test_a_leader_that_was_stopped_goes_on_and_so_does_a_run_without_workers(tmp
     np.testing.assert_array_equal(np.isnan(metrics["stale"]), metrics["step"] > 11)
 
 
+def test_what_a_run_without_workers_logged_and_did_not_keep_is_cut_back(tmp_path):
+    def stop(progress):
+        if progress.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    steps = run.train(CONFIG, tmp_path, on_progress=stop).outer_steps
+    log = tmp_path / "groups.jsonl"
+    lost = {"step": steps + 1, "slot": 0}  # a kill came before a checkpoint of it
+    log.write_text(f"{log.read_text()}{json.dumps(lost)}\n")
+    elastic.train(CONFIG, tmp_path, _alone(), resume=True)
+    assert all(row["step"] <= steps for row in read_rows(log))
+
+
 def test_where_no_worker_is_heard_of_somebody_is_told_and_the_budget_holds(
     tmp_path, monkeypatch
 ):
