@@ -15,9 +15,10 @@ more, the shares of hidden units in use: they belong to the network, not to an o
 and are left out. The small version has the 8 x 8 digits, layers of 16 and T = 200; with a
 fifth of the steps to learn in, it starts from rates five times as high.
 
-Compute is inner steps of all particles. A point of the search costs one episode, and the
-search keeps the point whose own episode went best; a descent is where it is. What either
-has is then judged by means over the same episodes for all, which cost nothing. Criterion:
+Compute is inner steps of all particles, those of a descent at every learning rate that was
+tried. A point of the search costs one episode, and the search keeps the point whose own
+episode went best; a descent is where it is. What either has is then judged by means over
+the same episodes for all, which cost nothing (and by which the rate is chosen). Criterion:
 at equal compute, the final meta-loss of PES, and of NRES, at its best learning rate, has
 a lower median over seeds than that of the search. Shown beside them is the best single
 rate and momentum for all tensors out of a grid.
@@ -207,7 +208,7 @@ class ManyHyperparameters(Experiment):
             folder=folder / "runs" if self.resumable else None,
         )
         steps = self.num_steps // _RECORDS * np.arange(1, _RECORDS + 1)
-        cost = steps * inner_steps(contenders["PES"].estimator)
+        cost = len(self.rates) * steps * inner_steps(contenders["PES"].estimator)
         searches = {
             seed: functools.partial(self._search, system, cost, seed)
             for seed in self.seeds
@@ -215,7 +216,9 @@ class ManyHyperparameters(Experiment):
         done: dict[Any, Any] = concurrently(
             descents | searches | {"shared": functools.partial(self._shared, judge)}
         )
-        runs: dict[str, Run] = {name: done[name] for name in descents}
+        runs: dict[str, Run] = {
+            name: done[name]._replace(cost=cost) for name in descents
+        }
         found = [done[seed] for seed in searches]
         found = jax.tree.map(lambda *seeds: np.stack(seeds), *found)
         runs[_SEARCH] = Run(float("nan"), cost, found, judge(found, 2))
