@@ -63,9 +63,10 @@ class InnerTraining:
       train_weight: weight in [0, 1] of the training loss (at the parameters before the
         step) in the outer loss; the rest goes to the loss on the outer validation split
         (after the step). The outer loss is 1 at the task's initial loss and 0 at its
-        best known one, on the task's own scale of progress (`tasksets.Task.normalize`),
-        so that tasks of all kinds count alike. It is at least -1: where much less than
-        the best known loss can be reached, that task would count more than all others.
+        best known one, so that tasks of all kinds count alike. It is linear in between,
+        also where `tasksets.Task.normalize` is logarithmic, and at least -1: where much
+        less than the best known loss can be reached, that task would count more than all
+        others.
       end_emphasis: how much more the end of an episode counts than its beginning, in
         [0, 1]: the weight of the outer loss rises linearly over the episode from 1 minus
         this to 1 plus this. Overfitting, which comes late, then costs more.
@@ -157,9 +158,11 @@ class InnerTraining:
         if self.train_weight < 1:  # spares the forward pass otherwise
             after = loss_on("outer_valid", self._unravel(new_params), x.outer_valid)
             loss = loss + (1 - self.train_weight) * after
+        best, initial = task.numbers.best_loss, task.numbers.initial_loss
+        normalised = jnp.maximum((loss - best) / (initial - best), _LEAST)
         progress = (state.step + 0.5) / state.num_steps
         weight = 1 + self.end_emphasis * (2 * progress - 1)
-        return new, weight * jnp.maximum(task.fraction(loss), _LEAST)
+        return new, weight * normalised
 
     def _lane(self, lane: Int[Array, ""]) -> Task:
         return self.task.lane(lane) if self.task.stacked else self.task

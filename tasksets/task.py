@@ -135,15 +135,10 @@ class Task:
         if self.stacked:
             lane_task = Task(self.problem, self.numbers)
             return jax.vmap(Task.normalize)(lane_task, jnp.asarray(loss))
-        fraction = self.fraction(loss)
-        return jnp.where(jnp.isnan(fraction), 1.0, jnp.clip(fraction, 0.0, 1.0))
-
-    def fraction(self, loss: Float[Array, "..."]) -> Float[Array, "..."]:
-        """What `normalize` bounds: above 1 and below 0 too, and NaN for NaN."""
-        self._require_one_lane("fraction")
         u = lambda value: self.problem.progress(self.numbers, value)
         best, initial = u(self.numbers.best_loss), u(self.numbers.initial_loss)
-        return (u(jnp.asarray(loss)) - best) / (initial - best)
+        fraction = (u(jnp.asarray(loss)) - best) / (initial - best)
+        return jnp.where(jnp.isnan(fraction), 1.0, jnp.clip(fraction, 0.0, 1.0))
 
     @property
     def stacked(self) -> bool:

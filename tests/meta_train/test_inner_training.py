@@ -107,6 +107,18 @@ def test_the_training_loss_takes_its_share_of_the_outer_loss():
     np.testing.assert_allclose(parts[1], 0.75 * parts[0] + 0.25 * parts[2], rtol=1e-5)
 
 
+def test_far_below_the_best_known_loss_a_task_counts_no_more():
+    numbers = TASKS[0].numbers
+    nearly = numbers._replace(best_loss=numbers.initial_loss * 0.99)
+    poor = tasksets.Task(TASKS[0].problem, nearly, TASKS[0].data)
+    losses = _losses(InnerTraining(poor, learned_opt.Adam()), 200)
+    assert losses.max() > 0 and losses.min() == losses[-1] == -1
+    diverged = tasksets.Task(
+        TASKS[0].problem, nearly._replace(best_loss=jnp.nan), TASKS[0].data
+    )
+    assert np.isnan(_losses(InnerTraining(diverged, learned_opt.Adam()), 2)).all()
+
+
 def test_emphasis_moves_weight_from_the_beginning_to_the_end():
     plain, half, full = (
         _losses(InnerTraining(TASKS[0], learned_opt.Adam(), end_emphasis=e), 4)
