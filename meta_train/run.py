@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from meta_train import folder_lock, outer, stop_signals
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
-from meta_train.devices import compilation_cache_in, lane_mesh, num_cores
+from meta_train.devices import compilation_cache_in, lane_mesh
 from meta_train.engine import Engine, Step
 from meta_train.group_log import GroupLog, forget_lost_processes
 from meta_train.groups import Groups
@@ -246,11 +246,6 @@ def _tell_pairs(
     sizes = " to ".join(map(str, sorted({min(each), max(each)})))
     pairs = f"{sum(each)} antithetic pairs: {slots} groups of {sizes}"
     note(f"{pairs}, on {devices} devices")
-    if jax.default_backend() == "cpu" and devices < (cores := num_cores()):
-        warn(
-            f"{devices} of {cores} CPU cores do inner training; call "
-            "`meta_train.devices.use_all_cores()` before anything else of jax for all."
-        )
     if sum(each) > config.num_pairs and min(each) == devices:
         warn(
             f"there are {pairs}, not {config.num_pairs}, since every group has at least "

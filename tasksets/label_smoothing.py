@@ -41,11 +41,9 @@ def smoothed_cross_entropy(
 
 def smoothed_entropy(smoothing: float, num_classes: int) -> float:
     """The least that CE_a can be."""
-    if smoothing == 0:
-        return 0.0
-    other = smoothing / num_classes
-    label = 1 - smoothing + other
-    return -label * math.log(label) - (num_classes - 1) * other * math.log(other)
+    term = lambda p: -p * math.log(p) if p > 0 else 0.0
+    other = smoothing / num_classes  # 0 for the least smoothing that there is, too
+    return term(1 - smoothing + other) + (num_classes - 1) * term(other)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_a_logistic_regression_that_starts_at_zero_is_trained():
     params = {"w": jnp.zeros(20), "b": jnp.zeros(())}
     gradients = lambda params, t: jax.grad(loss)(params)
     steps = jax.jit(lambda: steps_of(shipped(200), params, gradients, 200))()
-    assert loss(jax.tree.map(lambda x: jnp.sum(x, axis=0), steps)) < 0.5 * np.log(2)
+    assert loss(jax.tree.map(lambda x: jnp.sum(x, axis=0), steps)) < 0.6 * np.log(2)
 
 
 def test_tensors_that_start_at_zero_move_when_they_are_all_it_trains():

@@ -82,7 +82,7 @@ def test_lanes_begin_anew_where_they_must():
     window, resets = jax.jit(preparation.window), []
     for step, restart in enumerate([False, False, True, False]):
         view = preparation.View(theta, key, jnp.int32(step), jnp.bool(restart))
-        contribution, lanes = window(estimator, view, lanes, np.int32(0))
+        contribution, lanes = window(estimator, view, lanes, np.int32(0), np.float32(1))
         resets.append(float(contribution.metrics["resets"]))
     assert resets == [1, 0, 1, 0]
     assert np.all(lanes.window == 2)
