@@ -1,13 +1,17 @@
 """The log of groups: cut back and gone on with, whoever wrote it."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
+import small_runs
 
-from meta_train import group_log
+from meta_train import TaskMix, group_log, run
 from meta_train.engine import Part
 from meta_train.group_log import GroupLog
 from meta_train.groups import Group
+from meta_train.run_log import read_rows
 
 
 def _part(slot=0, born=0, ends=3, loss=1.0, counted=1.0, generation=0):
@@ -71,3 +75,24 @@ def test_each_process_writes_its_own_log_and_all_are_read(tmp_path):
         group_log.forget_lost_processes(tmp_path, processes=2, keep_steps=1)
     kept = [(g["step"], g["slot"]) for g in group_log.read_groups(tmp_path)]
     assert kept == [(1, 0), (1, 1), (1, 2), (2, 1)]
+
+
+def test_groups_of_a_run_count_by_their_tasks_and_are_logged_as_they_are(
+    one_device, tmp_path
+):
+    dims = tuple(f"dims={n}{small_runs.ONE_STRUCTURE}" for n in (2, 2, 3))
+    config = dataclasses.replace(
+        small_runs.CONFIG,
+        mix=TaskMix(suites=("quadratic",), task_options=dims),
+        groups_in_flight=None,
+        tasks_per_group=16,
+        num_tasks=6,
+        num_pairs=6,
+        outer_steps=5,
+    )
+    run.train(config, tmp_path)
+    groups = read_rows(tmp_path / "groups.jsonl")
+    assert sorted(len(group["tasks"]) for group in groups) == [2, 4]
+    expected = sum(len(group["tasks"]) * group["loss"] for group in groups) / 6
+    loss = run.read_metrics(tmp_path)["loss"].mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
