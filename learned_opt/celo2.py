@@ -28,7 +28,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 from learned_opt import adafactor_features, checks, network, pieces
 from learned_opt.adafactor_features import NUM_VELO_FEATURES, AdafactorState, Rates
 from learned_opt.layout import Field, Layout
-from learned_opt.optimizer import Rule, Signals
+from learned_opt.optimizer import Rule, Signals, float32, is_abstract
 
 _WIDTHS = (NUM_VELO_FEATURES, 8, 8, 3)
 _RATES = Rates(v=0.05)
@@ -147,11 +147,10 @@ def _in_float32(
     tx: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
     """The transform with what goes in, and stays, as float32; steps as the parameters."""
-    float32 = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
     def init(params: optax.Params) -> optax.OptState:
         checks.require_trainable(params)
-        if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
+        if is_abstract(params):
             return jax.eval_shape(init, params)
         return tx.init(float32(params))
 

@@ -128,7 +128,7 @@ class Rule(abc.ABC):
         """
         expected = jax.eval_shape(lambda: self.init(jax.random.key(0)))
         checks.require_theta(theta, expected, type(self).__name__)
-        theta = _float32(theta)
+        theta = float32(theta)
         if num_steps is not None:
             checks.require_number("num_steps", num_steps, "(0, inf)")
         horizon = _scalar(num_steps, "num_steps")
@@ -144,10 +144,10 @@ class Rule(abc.ABC):
 
         def init_fn(params: optax.Params) -> TransformState:
             checks.require_trainable(params)
-            if _is_abstract(params):
+            if is_abstract(params):
                 return jax.eval_shape(init_fn, params)
             view = layout(params)
-            fields = view.ravel(_float32(params))
+            fields = view.ravel(float32(params))
             with _float32_by_default():
                 rule_state = self.start(theta, fields, view)
             rule_state = _with_own_buffers(rule_state, (theta, params))
@@ -174,7 +174,7 @@ class Rule(abc.ABC):
             if layout is not PerTensor:  # a vector of the same length may be others
                 state.made_for.require_shapes(params)
             view = layout(params)
-            grads, fields = (view.ravel(_float32(x)) for x in (updates, params))
+            grads, fields = (view.ravel(float32(x)) for x in (updates, params))
             checks.require_slots(state.rule.slots, slots_of_scalar(), fields)
             state.made_for.require_dtypes(params)
             if not jax.tree.leaves(params):  # an empty group of `optax.partition`
@@ -232,7 +232,8 @@ def require_value(rule: Rule, signals: Signals) -> Float[Array, ""]:
     return signals.value
 
 
-def _float32(tree: Any) -> Any:
+def float32(tree: Any) -> Any:
+    """Every leaf as a float32 array, of a python number too."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
@@ -264,6 +265,7 @@ def _with_own_buffers(state: Any, others: Any) -> Any:
     return jax.tree.map(own, state)
 
 
-def _is_abstract(params: Any) -> bool:
+def is_abstract(params: Any) -> bool:
+    """Whether a leaf is a shape without numbers."""
     leaves = jax.tree.leaves(params)
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)

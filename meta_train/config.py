@@ -6,7 +6,6 @@ resumed run is checked against.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import shlex
@@ -24,6 +23,7 @@ from jax.sharding import Mesh
 import learned_opt
 import pretrained
 from learned_opt import Celo, CeloScheduler, CeloTheta, LearnedOptimizer
+from meta_train import evaluate
 from meta_train.bootstrap import bootstrap
 from meta_train.curriculum import Horizons, TaskMix
 from meta_train.estimators import (
@@ -188,15 +188,15 @@ class TrainConfig:
         key = jax.random.fold_in(jax.random.key(self.seed), 1)
         return jax.jit(self.learned_optimizer().init)(key)
 
-    def digests(self) -> dict[str, str]:
-        """Digests of the thetas that a run goes on reading from where its config says."""
+    def digests(self) -> dict[str, str | None]:
+        """Of the trained optimizers that a run goes on reading, by field of the config."""
         named = {"frozen_rule": self.frozen_rule}
         if self.outer_optimizer not in ("adam", "self"):
             named["outer_optimizer"] = self.outer_optimizer
+        found = {field: pretrained.load(name) for field, name in named.items() if name}
         return {
-            field: _digest(pretrained.load(name).theta)
-            for field, name in named.items()
-            if name
+            field: evaluate.learned(field, one.optimizer, one.theta).content
+            for field, one in found.items()
         }
 
     def groups(self) -> Groups:
@@ -336,11 +336,6 @@ def _theta_of(name: str, optimizer: str) -> Any:
     if kind != optimizer:
         raise ValueError(f"{name!r} is a trained {kind}, not a {optimizer}.")
     return found.theta
-
-
-def _digest(theta: Any) -> str:
-    leaves = (np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(theta))
-    return hashlib.sha256(b"".join(leaves)).hexdigest()[:16]
 
 
 def _flat(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:

@@ -47,7 +47,7 @@ def train(command: "Train") -> None:
         for_training = whole - _for_evaluation(command, whole)
     ends = None if for_training is None else started + for_training
     if command.elastic is None:
-        result = _with_processes(command, for_training, ends)
+        result = _with_processes(command, ends)
     else:
         result = _with_workers(command, command.elastic, ends)
     if result is None:
@@ -107,15 +107,13 @@ def _refuse_unused(
             )
 
 
-def _with_processes(
-    command: "Train", seconds: float | None, ends: float | None
-) -> run.Result | None:
+def _with_processes(command: "Train", ends: float | None) -> run.Result | None:
     """In this process, or with others; None where another one speaks for all."""
     if command.distributed or command.coordinator:
         processes.connect(
             command.coordinator or None, command.num_processes, command.process_id
         )
-        seconds = _left(ends)  # others may have been long in coming
+    seconds = _left(ends)  # others may have been long in coming
     config, folder, resume = command.config, command.folder, command.resume
     try:
         if processes.is_first():
@@ -129,6 +127,7 @@ def _with_processes(
 
 
 def _left(ends: float | None) -> float | None:
+    """Seconds until then."""
     return None if ends is None else max(ends - time.monotonic(), 0.0)
 
 

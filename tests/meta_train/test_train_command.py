@@ -35,7 +35,10 @@ def _train(folder: Path, *words: str) -> None:
 def test_a_third_of_the_time_is_kept_to_evaluate_and_ends_before_the_last_quarter(
     tmp_path, evaluations, monkeypatch
 ):
-    clock, given = iter([100.0, 109.0]), []  # training and its report take 9 seconds
+    clock, given = (
+        iter([100.0, 100.0, 109.0]),
+        [],
+    )  # training and its report take 9 seconds
 
     def train(config, folder, resume, seconds):
         given.append(seconds)
