@@ -124,6 +124,14 @@ class HyperV2(Rule):
             losses=relative_loss.start(),
         )
 
+    def shift(
+        self, theta: HyperV2Theta, offset: HyperV2Theta, sign: Float[Array, ""]
+    ) -> HyperV2Theta:
+        without = lambda tree: tree._replace(lstm=tree.lstm._replace(w=None))
+        shifted = super().shift(without(theta), without(offset), sign)
+        w = network.Shifted(theta.lstm.w, offset.lstm.w, sign)
+        return shifted._replace(lstm=shifted.lstm._replace(w=w))
+
     def advance(
         self,
         theta: HyperV2Theta,

@@ -12,11 +12,33 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
+class Shifted(NamedTuple):
+    """The weights ``center + sign * offset``, not added up.
+
+    Particles that run under ``theta +- offset`` then read one ``center`` and one ``offset``
+    instead of a matrix each; where matrices are larger than the caches, reading them is
+    what takes time.
+    """
+
+    center: Float[Array, "inputs outputs"]
+    offset: Float[Array, "inputs outputs"]
+    sign: Float[Array, ""]
+
+
 class Dense(NamedTuple):
     """One layer: ``y_j = b_j + sum_i w_ij x_i``."""
 
-    w: Float[Array, "inputs outputs"]
+    w: Float[Array, "inputs outputs"]  # or Shifted, where `matmul` reads it
     b: Float[Array, "outputs"]
+
+
+def matmul(
+    x: Float[Array, "... inputs"], w: Float[Array, "inputs outputs"] | Shifted
+) -> Float[Array, "... outputs"]:
+    """``x @ w``, also of weights that are `Shifted`."""
+    if isinstance(w, Shifted):
+        return x @ w.center + w.sign * (x @ w.offset)
+    return x @ w
 
 
 def dense(key: PRNGKeyArray, inputs: int, outputs: int, *, gain: float = 1.0) -> Dense:
@@ -90,7 +112,7 @@ def lstm(
 
     ``gates`` maps inputs, then hidden units, to input, candidate, forget, output.
     """
-    x = jnp.concatenate([inputs, hidden], axis=-1) @ gates.w + gates.b
+    x = matmul(jnp.concatenate([inputs, hidden], axis=-1), gates.w) + gates.b
     i, g, f, o = jnp.split(x, 4, axis=-1)
     cell = jax.nn.sigmoid(f + 1.0) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(cell), cell

@@ -95,6 +95,14 @@ class Rule(abc.ABC):
     ) -> tuple[Field, Any]:
         """One step: what to *add* to the parameters, and the next state."""
 
+    def shift(self, theta: Theta, offset: Theta, sign: Float[Array, ""]) -> Theta:
+        """``theta + sign * offset``, as ``start`` and ``advance`` of this rule take it.
+
+        Matrices larger than the caches may stay apart as `network.Shifted`, for layers
+        that are computed by `network.matmul`.
+        """
+        return optax.tree.add_scale(theta, sign, offset)
+
     def transform(
         self,
         theta: Theta,

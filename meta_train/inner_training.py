@@ -108,6 +108,12 @@ class InnerTraining:
         optimizer = self._start(theta, state.params, num_steps)
         return state._replace(optimizer=optimizer, num_steps=num_steps)
 
+    def shift(self, theta: Theta, offset: Theta, sign: Float[Array, ""]) -> Theta:
+        """``theta + sign * offset``, in the form that the optimizer takes it."""
+        if isinstance(self.optimizer, Rule):
+            return self.optimizer.shift(theta, offset, sign)
+        return optax.tree.add_scale(theta, sign, offset)
+
     def inputs(self, state: InnerState, key: PRNGKeyArray, num_steps: int) -> Inputs:
         """Everything random in a window, drawn in one go."""
         task = self._lane(state.lane)

@@ -40,6 +40,7 @@ from meta_train.system import (
     Theta,
     begin,
     inputs,
+    shift,
 )
 
 
@@ -75,6 +76,10 @@ class Objective(AroundSystem, abc.ABC):
         """Begin the wrapped system where it wants that, and note T."""
         system = begin(self.system, theta, state.system, num_steps)
         return Scored(system, num_steps, jnp.zeros(()))
+
+    def shift(self, theta: Theta, offset: Theta, sign: Float[Array, ""]) -> Theta:
+        """``theta + sign * offset``, as the wrapped system takes it."""
+        return shift(self.system, theta, offset, sign)
 
     def inputs(self, state: Scored, key: PRNGKeyArray, num_steps: int) -> Any:
         """The wrapped system's inputs, or a key for each step."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 State = Any  # a pytree of arrays
@@ -72,6 +73,15 @@ class Driven(System, Protocol):
         ...
 
 
+@runtime_checkable
+class Shifting(System, Protocol):
+    """A system that may keep theta and a perturbation of it apart."""
+
+    def shift(self, theta: Theta, offset: Theta, sign: Float[Array, ""]) -> Theta:
+        """``theta + sign * offset``, as ``begin`` and the steps take it beside a theta."""
+        ...
+
+
 class AroundSystem:
     """Base of frozen dataclasses whose first field is a system.
 
@@ -130,6 +140,13 @@ def begin(
     return (
         system.begin(theta, state, num_steps) if isinstance(system, Episodic) else state
     )
+
+
+def shift(system: System, theta: Theta, offset: Theta, sign: Float[Array, ""]) -> Theta:
+    """``system.shift`` where there is one, otherwise the sum, leaf by leaf."""
+    if isinstance(system, Shifting):
+        return system.shift(theta, offset, sign)
+    return optax.tree.add_scale(theta, sign, offset)
 
 
 def episode(

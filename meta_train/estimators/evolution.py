@@ -8,17 +8,29 @@ class runs all lanes at once and averages them, over the devices of a mesh if th
 
 import abc
 import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from meta_train.estimators.estimator import Estimate, spread
 from meta_train.estimators.lanes import blank, choose, mean_over
-from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
+from meta_train.system import (
+    AroundSystem,
+    State,
+    System,
+    Theta,
+    begin,
+    inputs,
+    shift,
+    unroll,
+)
 from meta_train.truncation import Episodes, Truncation
 
 
@@ -100,26 +112,26 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
         Raises:
           ValueError: the pairs do not divide over the devices of the mesh.
         """
-        flat, _ = ravel_pytree(theta)
-        lane = jax.eval_shape(lambda key: self._fresh(flat.size, key), key)
+        size = Perturbable(theta, self.system).size
+        lane = jax.eval_shape(lambda key: self._fresh(size, key), key)
         return blank(lane, self.num_pairs, self.mesh)
 
     def estimate(
         self, theta: Theta, state: Lane, key: PRNGKeyArray
     ) -> tuple[Estimate, Lane]:
         """Advance every lane by one window and average their estimates."""
-        flat, unravel = ravel_pytree(theta)
 
         def window(shared: Any, lane: Lane, key: PRNGKeyArray):
-            estimator, flat = shared
-            return estimator._lane(Perturbable(flat, unravel), lane, key)
+            estimator, theta = shared
+            return estimator._lane(Perturbable(theta, estimator.system), lane, key)
 
         (grad, metrics), state = mean_over(
-            window, (self, flat), state, key, batch=self.lane_batch, mesh=self.mesh
+            window, (self, theta), state, key, batch=self.lane_batch, mesh=self.mesh
         )
         metrics |= spread(grad, metrics.pop("grad_square"), self.num_pairs)
         variance = metrics.pop("delta_square") - jnp.square(metrics.pop("delta"))
         metrics["delta_std"] = jnp.sqrt(jnp.maximum(variance, 0.0))
+        _, unravel = ravel_pytree(theta)
         return Estimate(unravel(grad), metrics["loss"], metrics), state
 
     def inner_steps(self) -> float:
@@ -138,7 +150,7 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
 
     def _lane(self, theta: "Perturbable", lane: Lane, key: PRNGKeyArray):
         window_key, episode_key, cut_key = jax.random.split(key, 3)
-        size = theta.flat.size
+        size = theta.size
         fresh = self._fresh(size, episode_key)
         # A lane that has never begun has no windows at all; its first episode is cut.
         cut = self.truncation.first_cut(cut_key, fresh.num_windows)
@@ -178,7 +190,7 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
 
     def _unroll(
         self,
-        thetas: Theta,
+        particles: "Particles",
         states: State,
         lane: Lane,
         window: int | Int[Array, ""],
@@ -189,41 +201,99 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
         window_key = jax.random.fold_in(key, window)
         xs = inputs(self.system, first_particle, window_key, self.truncation.window)
 
-        def particle(theta: Theta, state: State):
+        def particle(offset: Any, state: State):
+            theta = particles.theta(offset)
             begun = begin(self.system, theta, state, lane.horizon)
             first = (lane.window + window) == 0
             return unroll(self.system, theta, choose(first, begun, state), xs)
 
-        return jax.vmap(particle)(thetas, states)
+        return jax.vmap(particle)(particles.offsets, states)
+
+
+class Particles(NamedTuple):
+    """Meta-parameters of several particles, made where they are used.
+
+    Attributes:
+      theta: maps one of ``offsets`` to the meta-parameters there.
+      offsets: ``[particles, ...]``.
+    """
+
+    theta: Callable[[Array], Theta]
+    offsets: Float[Array, "particles ..."]
 
 
 class Perturbable(NamedTuple):
-    """Meta-parameters as a vector, with the way back."""
+    """Meta-parameters, and directions in their space as vectors ``[theta]``."""
 
-    flat: Float[Array, "theta"]
-    unravel: Any
+    theta: Theta
+    system: System
+
+    @property
+    def size(self) -> int:
+        """How many numbers theta has."""
+        return sum(self._sizes)
 
     def noise(self, key: PRNGKeyArray, sigma: float) -> Float[Array, "theta"]:
-        return sigma * _normal(key, self.flat.size)
+        """Independent normal numbers of standard deviation ``sigma``."""
+        return _normal(key, sigma, _stretches(self._sizes))
 
-    def particles(self, *offsets: Array | float) -> Theta:
-        """The trees ``theta + offset``, stacked: ``[particles, ...]``."""
-        flats = jnp.stack([self.flat + offset for offset in offsets])
-        return jax.vmap(self.unravel)(flats)
+    def along(self, eps: Float[Array, "theta"], *signs: float) -> Particles:
+        """Particles at ``theta + sign * eps``."""
+        flat, unravel = ravel_pytree(self.theta)
+        if max(self._sizes, default=0) <= _LARGE:
+            return Particles(unravel, jnp.stack([flat + sign * eps for sign in signs]))
+        # Leaf by leaf, since a system may keep the large ones apart.
+        offset = unravel(eps)
+        to_theta = lambda sign: shift(self.system, self.theta, offset, sign)
+        return Particles(to_theta, jnp.array(signs))
+
+    def at(self, offsets: Float[Array, "particles theta"]) -> Particles:
+        """Particles at ``theta + offset``, which can be differentiated."""
+        flat, unravel = ravel_pytree(self.theta)
+        return Particles(lambda offset: unravel(flat + offset), offsets)
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [jnp.size(leaf) for leaf in jax.tree.leaves(self.theta)]
 
 
 _PIECE = 2**14  # numbers that are drawn at once
 _PIECES = 2**31 - 1  # no window has this number
+_LARGE = 2**20  # numbers of a leaf that is drawn and shifted by itself
 
 
-def _normal(key: PRNGKeyArray, size: int) -> Float[Array, "theta"]:
-    """Standard normal numbers; many of them in pieces, each made within the caches."""
-    if size <= _PIECE:
-        return jax.random.normal(key, (size,))
+def _normal(
+    key: PRNGKeyArray, sigma: float, sizes: Sequence[int]
+) -> Float[Array, "theta"]:
+    """Normal numbers; many of them in pieces, each made within the caches."""
+    if sum(sizes) <= _PIECE:
+        return sigma * jax.random.normal(key, (sum(sizes),))
+    counts = [-(-size // _PIECE) for size in sizes]
     # `split(key)` would give the keys that `fold_in(key, window)` gives the windows.
-    keys = jax.random.split(jax.random.fold_in(key, _PIECES), -(-size // _PIECE))
-    pieces = jax.lax.map(lambda key: jax.random.normal(key, (_PIECE,)), keys)
-    return pieces.ravel()[:size]
+    keys = jax.random.split(jax.random.fold_in(key, _PIECES), sum(counts))
+
+    def stretch(keys: PRNGKeyArray, size: int) -> Float[Array, "stretch"]:
+        def piece(i: Int[Array, ""], drawn: Float[Array, "pieces"]):
+            numbers = sigma * jax.random.normal(keys[i], (_PIECE,))
+            return jax.lax.dynamic_update_slice(drawn, numbers, (i * _PIECE,))
+
+        # Not lax.map, whose lanes would lie within its pieces and be moved.
+        drawn = jnp.zeros(len(keys) * _PIECE)
+        return jax.lax.fori_loop(0, len(keys), piece, drawn)[:size]
+
+    groups = jnp.split(keys, np.cumsum(counts)[:-1])
+    return jnp.concatenate(list(map(stretch, groups, sizes)))
+
+
+def _stretches(sizes: Sequence[int]) -> list[int]:
+    """Sizes of leaves, large ones by themselves and those between them added up.
+
+    What unravels noise then finds a large leaf as it was drawn, and need not copy it.
+    """
+    runs = itertools.groupby(sizes, lambda size: size > _LARGE)
+    return [
+        size for large, run in runs for size in (list(run) if large else [sum(run)])
+    ]
 
 
 def guard(

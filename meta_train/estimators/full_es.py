@@ -31,13 +31,13 @@ class FullES(EvolutionStrategy):
         self, theta: Perturbable, lane: Lane, key: PRNGKeyArray
     ) -> tuple[WindowResult, Lane]:
         eps = theta.noise(key, self.sigma)
-        thetas = theta.particles(eps, -eps)
+        pair = theta.along(eps, 1.0, -1.0)
 
         def body(carry: Any) -> Any:
             window, states, losses, guarded = carry
-            states, window_losses = self._unroll(thetas, states, lane, window, key)
-            pair, share = guard(window_losses, self.loss_cap)
-            return window + 1, states, losses + pair, guarded + share
+            states, window_losses = self._unroll(pair, states, lane, window, key)
+            capped, share = guard(window_losses, self.loss_cap)
+            return window + 1, states, losses + capped, guarded + share
 
         no_losses = jnp.zeros((2, self.truncation.window))
         count, states, losses, guarded = jax.lax.while_loop(

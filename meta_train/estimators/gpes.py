@@ -55,9 +55,8 @@ class GPES(EvolutionStrategy):
         draws = lane.window % self.interval == 0
         eps = jnp.where(draws, theta.noise(key, self.sigma), lane.eps)
         xi = jnp.where(draws, lane.xi + eps, lane.xi)
-        states, losses = self._unroll(
-            theta.particles(eps, -eps), lane.system, lane, 0, key
-        )
+        pair = theta.along(eps, 1.0, -1.0)
+        states, losses = self._unroll(pair, lane.system, lane, 0, key)
         losses, guarded = guard(losses, self.loss_cap)
         grad = xi * jnp.mean(losses[0] - losses[1]) / (2 * self.sigma**2)
         intervals = lane.window // self.interval + 1

@@ -38,9 +38,8 @@ class NRES(EvolutionStrategy):
     ) -> tuple[WindowResult, Lane]:
         begins = lane.window == 0
         eps = jnp.where(begins, theta.noise(key, self.sigma), lane.xi)
-        states, losses = self._unroll(
-            theta.particles(eps, -eps), lane.system, lane, 0, key
-        )
+        pair = theta.along(eps, 1.0, -1.0)
+        states, losses = self._unroll(pair, lane.system, lane, 0, key)
         losses, guarded = guard(losses, self.loss_cap)
         grad = eps * jnp.mean(losses[0] - losses[1]) / (2 * self.sigma**2)
         lane = lane._replace(system=states, window=lane.window + 1, xi=eps)

@@ -32,9 +32,8 @@ class PES(EvolutionStrategy):
     ) -> tuple[WindowResult, Lane]:
         eps = theta.noise(key, self.sigma)
         xi = lane.xi + eps
-        states, losses = self._unroll(
-            theta.particles(eps, -eps), lane.system, lane, 0, key
-        )
+        pair = theta.along(eps, 1.0, -1.0)
+        states, losses = self._unroll(pair, lane.system, lane, 0, key)
         losses, guarded = guard(losses, self.loss_cap)
         delta = jnp.mean(losses[0] - losses[1])
         grad = xi * delta / (2 * self.sigma**2)

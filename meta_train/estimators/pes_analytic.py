@@ -58,7 +58,7 @@ class PESAnalytic(EvolutionStrategy):
         eps = theta.noise(key, self.sigma)
         pair = jax.tree.map(lambda x: x[:2], lane.system)
         centre = jax.tree.map(lambda x: x[2:], lane.system)
-        pair, losses = self._unroll(theta.particles(eps, -eps), pair, lane, 0, key)
+        pair, losses = self._unroll(theta.along(eps, 1.0, -1.0), pair, lane, 0, key)
         h, (centre, _) = _differentiate(self, theta, (0.0,), centre, lane, key)
         states = jax.tree.map(lambda *x: jnp.concatenate(x), pair, centre)
         return _combine(self, lane, eps, states, losses, h[0], h[0])
@@ -94,13 +94,12 @@ def _differentiate(
     """Each particle's gradient of its mean guarded loss; its state and losses."""
 
     def total(shifts: Float[Array, "particles theta"]):
-        thetas = theta.particles(*shifts)
-        after, losses = estimator._unroll(thetas, states, lane, 0, key)
+        after, losses = estimator._unroll(theta.at(shifts), states, lane, 0, key)
         # One at a time: without a cap the guard would couple the members of a pair.
         guarded, _ = jax.vmap(lambda x: guard(x[None], estimator.loss_cap))(losses)
         return jnp.sum(jnp.mean(guarded, axis=(1, 2))), (after, losses)
 
-    shifts = [jnp.broadcast_to(offset, theta.flat.shape) for offset in offsets]
+    shifts = [jnp.broadcast_to(offset, (theta.size,)) for offset in offsets]
     return jax.grad(total, has_aux=True)(jnp.stack(shifts))
 
 

@@ -32,9 +32,8 @@ class TruncatedES(EvolutionStrategy):
     ) -> tuple[WindowResult, Lane]:
         eps = theta.noise(key, self.sigma)
         starts = jax.tree.map(lambda x: jnp.concatenate([x] * 3), lane.system)
-        states, losses = self._unroll(
-            theta.particles(eps, -eps, 0.0), starts, lane, 0, key
-        )
+        three = theta.along(eps, 1.0, -1.0, 0.0)
+        states, losses = self._unroll(three, starts, lane, 0, key)
         pair, guarded = guard(losses[:2], self.loss_cap)
         delta = jnp.mean(pair[0] - pair[1])
         grad = eps * delta / (2 * self.sigma**2)

@@ -304,7 +304,7 @@ def test_where_no_worker_is_heard_of_somebody_is_told_and_the_budget_holds(
     monkeypatch.setattr(elastic, "LAST_WORDS_SECONDS", 0.0)
     warnings = []
     result = elastic.train(
-        CONFIG, tmp_path, _alone(4), time_budget=1.0, warn=warnings.append
+        CONFIG, tmp_path, _alone(4), time_budget=5.0, warn=warnings.append
     )
     assert result.reason == "time budget" and result.outer_steps == 3
     assert "no worker was heard of" in warnings[0]
