@@ -88,10 +88,13 @@ class LoptPesProblem(Problem):
     def init(self, numbers: LoptPesNumbers, key: PRNGKeyArray) -> Theta:
         return self.optimizer.init(key)
 
+    def one_split(self, data: PyTree) -> bool:
+        return True
+
     def take(
         self, numbers: LoptPesNumbers, data: PyTree, split: SplitName, drawn: Any
     ) -> Task:
-        """The inner task; the four splits are one, and each episode draws its own."""
+        """The inner task; each episode draws its own batches."""
         del split, drawn
         return Task(self.inner, numbers.inner, data)
 

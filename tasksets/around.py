@@ -35,5 +35,8 @@ class Around(Problem):
     ) -> dict[str, Float[Array, ""]]:
         return self.inner.metrics(numbers.inner, params, batch, key)
 
+    def one_split(self, data: PyTree) -> bool:
+        return self.inner.one_split(data)
+
     def progress(self, numbers: Any, loss: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.inner.progress(numbers.inner, loss)

@@ -74,6 +74,10 @@ class Problem(abc.ABC):
         del numbers, params, batch, key
         return {}
 
+    def one_split(self, data: PyTree) -> bool:
+        """Whether the splits are one, whose batches only chance tells apart."""
+        return not jax.tree.leaves(data)
+
     def progress(self, numbers: Any, loss: Float[Array, "..."]) -> Float[Array, "..."]:
         """The scale on which `Task.normalize` is linear: the loss itself here."""
         del numbers
@@ -139,6 +143,11 @@ class Task:
         best, initial = u(self.numbers.best_loss), u(self.numbers.initial_loss)
         fraction = (u(jnp.asarray(loss)) - best) / (initial - best)
         return jnp.where(jnp.isnan(fraction), 1.0, jnp.clip(fraction, 0.0, 1.0))
+
+    @property
+    def one_split(self) -> bool:
+        """Whether the splits are one: a key then gives the same batch of each of them."""
+        return self.problem.one_split(self.data)
 
     @property
     def stacked(self) -> bool:

@@ -169,6 +169,9 @@ class TextProblem(Problem):
     ) -> TextBatch:
         return self.texts.take(numbers.texts, data, split, drawn)
 
+    def one_split(self, data: TextData) -> bool:
+        return self.texts.just_train
+
 
 def serve_text(
     config: TextConfig, usual: int = NUM_PER_VALID

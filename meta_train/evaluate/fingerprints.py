@@ -92,8 +92,10 @@ def _of_arrays(task: Task) -> Float[np.ndarray, "numbers"]:
     named = jax.tree_util.tree_leaves_with_path(task.numbers)
     # The losses that normalise decide nothing about training, and get measured anew.
     leaves = [x for path, x in named if not _normalises(path)]
-    leaves += jax.tree.leaves(task.data)
-    return np.concatenate([np.zeros(0), *map(_moments, leaves)])
+    leaves += (data := jax.tree.leaves(task.data))
+    # Without data it goes without saying.
+    one_split = np.ones(int(bool(data) and task.one_split))
+    return np.concatenate([one_split, *map(_moments, leaves)])
 
 
 def _losses_of(

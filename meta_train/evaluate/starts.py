@@ -68,15 +68,14 @@ def _draw(task: Task, num_steps: int, settings: Settings, key: Array) -> Start:
         train, valid = task.draw("train", keys[0]), task.draw("inner_valid", keys[1])
         return Step(train, valid, keys[2], keys[3])
 
-    # Where there are no data that tell the splits apart, chance must.
-    alike = not jax.tree.leaves(task.data)
-
     def measurement(key: Array) -> tuple[Any, Array]:
         batch_key, loss_key = jax.random.split(key)
 
         def of_split(number: int, split: SplitName) -> tuple[Any, Array]:
-            own = lambda key: jax.random.fold_in(key, number) if alike else key
-            return task.draw(split, own(batch_key)), own(loss_key)
+            keys = (batch_key, loss_key)
+            if task.one_split:  # chance must tell them apart
+                keys = [jax.random.fold_in(key, number) for key in keys]
+            return task.draw(split, keys[0]), keys[1]
 
         each = [of_split(number, split) for number, split in enumerate(SPLITS)]
         return jax.tree.map(lambda *xs: jnp.stack(xs), *each)

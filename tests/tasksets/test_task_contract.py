@@ -419,6 +419,16 @@ def test_two_tasks_of_equal_structure_share_one_compilation(name):
     assert traces == [""]
 
 
+@every_task
+def test_a_key_gives_one_batch_of_every_split_where_they_are_one(name):
+    task = tasksets.get(name)
+    of_each = lambda task: [task.batch(split, KEY) for split in SPLITS]
+    batches = jax.jit(of_each, compiler_options=FAST_TO_COMPILE)(task)
+    first, *others = ([np.asarray(x) for x in jax.tree.leaves(b)] for b in batches)
+    same = [all(map(np.array_equal, first, other)) for other in others]
+    assert same == [task.one_split] * 3
+
+
 def test_a_task_got_inside_a_trace_is_made_of_arrays():
     @jax.jit
     def loss(key):

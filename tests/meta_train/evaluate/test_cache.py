@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from bowls import bowl
+from bowls import Bowl, bowl
 
 import tasksets
 from meta_train.evaluate import cache as caching
@@ -112,6 +112,16 @@ def test_fingerprints_tell_tasks_of_equal_numbers_apart_by_their_losses():
     )
     assert ackley.shape == rosenbrock.shape == (4,)  # all structure, no numbers
     assert not fingerprints.agree(ackley, rosenbrock)
+
+
+def test_fingerprints_tell_whether_all_splits_are_served_from_the_same_data():
+    class OneSplit(Bowl):
+        def one_split(self, data):
+            return True
+
+    alike = dataclasses.replace(bowl(), data=np.ones(3))
+    one = dataclasses.replace(alike, problem=OneSplit())
+    assert not fingerprints.agree(_print_of(alike), _print_of(one))
 
 
 def test_fingerprints_tell_the_behaviour_of_optimizers_apart():

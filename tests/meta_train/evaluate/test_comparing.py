@@ -306,6 +306,13 @@ class NoisyBowl(Bowl):
         return 100 * batch + jax.random.normal(key)  # a digit for each
 
 
+class OneSplit(NoisyBowl):
+    """Serves all splits from the same data."""
+
+    def one_split(self, data):
+        return True
+
+
 def test_splits_that_no_data_tell_apart_are_measured_on_draws_of_their_own():
     task = dataclasses.replace(bowl("noisy"), problem=NoisyBowl())
     losses = _compare([task], [SGDS]).results[0].losses["final"].values()
@@ -314,3 +321,7 @@ def test_splits_that_no_data_tell_apart_are_measured_on_draws_of_their_own():
     task = dataclasses.replace(task, data=jnp.zeros(3))
     losses = _compare([task], [SGDS]).results[0].losses["final"].values()
     assert len({float(of_split[0, 0, 0]) for of_split in losses}) == 1
+    # Unless all splits are served from them.
+    task = dataclasses.replace(task, problem=OneSplit())
+    losses = _compare([task], [SGDS]).results[0].losses["final"].values()
+    assert len({float(of_split[0, 0, 0]) for of_split in losses}) == 4
