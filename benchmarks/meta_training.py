@@ -51,6 +51,7 @@ class Case:
     tasks: int
     window: int
     devices: int  # 0: all there are
+    noise_rank: int | None = None
 
 
 CASES = tuple(
@@ -79,13 +80,18 @@ class Measure:
     window: int = 50
     devices: tuple[int, ...] = (0,)
     """How many to use, 0 for all. Each of these."""
+    noise_rank: int | None = None
+    """Of the perturbations of large matrices; none: independent numbers."""
     repetitions: int = 3
     seconds: float = 6.0
     """Of one repetition, without compiling."""
 
     def __call__(self) -> None:
         swept = itertools.product(self.optimizers, self.tasks, self.devices)
-        cases = [Case(name, n, self.window, devices) for name, n, devices in swept]
+        cases = [
+            Case(name, n, self.window, devices, self.noise_rank)
+            for name, n, devices in swept
+        ]
         table = Table(title="PES, MLP 64-32-10, batch 64: inner steps per second")
         for column in (
             "optimizer",
@@ -150,7 +156,16 @@ def measure(case: Case, seconds: float) -> dict[str, float]:
     window = case.window
     truncation = Truncation.log_uniform(4 * window, 64 * window, window)
     batch = LANE_BATCH.get(case.optimizer)
-    pes = PES(system, truncation, case.tasks, 0.01, 2.0, lane_batch=batch, mesh=mesh)
+    pes = PES(
+        system,
+        truncation,
+        case.tasks,
+        sigma=0.01,
+        loss_cap=2.0,
+        lane_batch=batch,
+        mesh=mesh,
+        noise_rank=case.noise_rank,
+    )
     tx = optax.adam(1e-3)
     theta = jax.jit(optimizer.init)(jax.random.key(0))
     state = outer.start((pes,), theta, tx, jax.random.key(1))

@@ -5,11 +5,18 @@ turns stacking into a scatter, which is several times slower.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class LowRank(NamedTuple):
+    """The matrix ``left @ right.T``, not multiplied out."""
+
+    left: Float[Array, "inputs rank"]
+    right: Float[Array, "outputs rank"]
 
 
 class Shifted(NamedTuple):
@@ -21,7 +28,7 @@ class Shifted(NamedTuple):
     """
 
     center: Float[Array, "inputs outputs"]
-    offset: Float[Array, "inputs outputs"]
+    offset: Float[Array, "inputs outputs"] | LowRank
     sign: Float[Array, ""]
 
 
@@ -36,9 +43,22 @@ def matmul(
     x: Float[Array, "... inputs"], w: Float[Array, "inputs outputs"] | Shifted
 ) -> Float[Array, "... outputs"]:
     """``x @ w``, also of weights that are `Shifted`."""
-    if isinstance(w, Shifted):
-        return x @ w.center + w.sign * (x @ w.offset)
-    return x @ w
+    if not isinstance(w, Shifted):
+        return x @ w
+    offset = w.offset
+    if isinstance(offset, LowRank):
+        return x @ w.center + w.sign * ((x @ offset.left) @ offset.right.T)
+    return x @ w.center + w.sign * (x @ offset)
+
+
+def shifted(theta: Any, offset: Any, sign: Float[Array, ""]) -> Any:
+    """``theta + sign * offset``; ``offset`` may have `LowRank` matrices for leaves."""
+    return jax.tree.map(lambda x, e: x + sign * full(e), theta, offset)
+
+
+def full(x: Array | LowRank) -> Array:
+    """An array, multiplied out if it is a `LowRank` matrix."""
+    return x.left @ x.right.T if isinstance(x, LowRank) else x
 
 
 def dense(key: PRNGKeyArray, inputs: int, outputs: int, *, gain: float = 1.0) -> Dense:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from learned_opt import checks
+from learned_opt import checks, network
 from learned_opt.checks import MadeFor
 from learned_opt.layout import Field, Flat, Layout, PerTensor
 
@@ -101,7 +101,7 @@ class Rule(abc.ABC):
         Matrices larger than the caches may stay apart as `network.Shifted`, for layers
         that are computed by `network.matmul`.
         """
-        return optax.tree.add_scale(theta, sign, offset)
+        return network.shifted(theta, offset, sign)
 
     def transform(
         self,

@@ -95,6 +95,9 @@ class TrainConfig:
     """Pairs a device runs at once; 2 to 4 suit the larger optimizers on a CPU."""
     sigma: float = 0.03
     """Standard deviation of the perturbations of theta."""
+    noise_rank: int | None = None
+    """Rank of the perturbations of matrices of over a million numbers, at least 1 (hyper_v2
+    has one); None: all their numbers are independent, which is dear."""
     loss_cap: float = 2.0
     """Outer losses count at most this much, after end_emphasis has weighted them; without
     that, 1 is a task's initial loss and 0 its best."""
@@ -129,7 +132,7 @@ class TrainConfig:
             counts.append("groups_in_flight")
         counts += [
             name
-            for name in ("lane_batch", "gpes_interval")
+            for name in ("lane_batch", "gpes_interval", "noise_rank")
             if getattr(self, name) is not None
         ]
         for name in counts:
@@ -245,6 +248,7 @@ class TrainConfig:
             loss_cap=self.loss_cap,
             lane_batch=self.lane_batch,
             mesh=mesh,
+            noise_rank=self.noise_rank,
             **special,
         )
 

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import tasksets
-from learned_opt import Flat, LearnedOptimizer, Rule, Signals
+from learned_opt import Flat, LearnedOptimizer, Rule, Signals, network
 from meta_train.system import Theta
 from tasksets import Task
 from tasksets.task import SplitName
@@ -112,7 +112,7 @@ class InnerTraining:
         """``theta + sign * offset``, in the form that the optimizer takes it."""
         if isinstance(self.optimizer, Rule):
             return self.optimizer.shift(theta, offset, sign)
-        return optax.tree.add_scale(theta, sign, offset)
+        return network.shifted(theta, offset, sign)
 
     def inputs(self, state: InnerState, key: PRNGKeyArray, num_steps: int) -> Inputs:
         """Everything random in a window, drawn in one go."""

@@ -11,8 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from learned_opt import network
 
 State = Any  # a pytree of arrays
 Theta = Any  # meta-parameters, a pytree of float32 arrays
@@ -78,7 +79,10 @@ class Shifting(System, Protocol):
     """A system that may keep theta and a perturbation of it apart."""
 
     def shift(self, theta: Theta, offset: Theta, sign: Float[Array, ""]) -> Theta:
-        """``theta + sign * offset``, as ``begin`` and the steps take it beside a theta."""
+        """``theta + sign * offset``, as ``begin`` and the steps take it beside a theta.
+
+        Leaves of ``offset`` may be `network.LowRank` matrices.
+        """
         ...
 
 
@@ -146,7 +150,7 @@ def shift(system: System, theta: Theta, offset: Theta, sign: Float[Array, ""]) -
     """``system.shift`` where there is one, otherwise the sum, leaf by leaf."""
     if isinstance(system, Shifting):
         return system.shift(theta, offset, sign)
-    return optax.tree.add_scale(theta, sign, offset)
+    return network.shifted(theta, offset, sign)
 
 
 def episode(

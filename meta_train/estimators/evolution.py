@@ -8,29 +8,18 @@ class runs all lanes at once and averages them, over the devices of a mesh if th
 
 import abc
 import dataclasses
-import itertools
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from meta_train.estimators.estimator import Estimate, spread
 from meta_train.estimators.lanes import blank, choose, mean_over
-from meta_train.system import (
-    AroundSystem,
-    State,
-    System,
-    Theta,
-    begin,
-    inputs,
-    shift,
-    unroll,
-)
+from meta_train.estimators.perturbations import Particles, Perturbable
+from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
 from meta_train.truncation import Episodes, Truncation
 
 
@@ -43,16 +32,16 @@ class Lane(NamedTuple):
       num_windows: windows after which the lane is reset.
       horizon: planned length of the episode in steps, as the system is told.
       xi: what the estimator weighs losses with: for `PES` the sum of the perturbations
-        of this episode so far, ``[theta]``.
-      eps: the perturbation in force, ``[theta]``, where it outlives a window and ``xi``
-        does not tell it; otherwise empty.
+        of this episode so far, ``[theta]``; for `NRES` a perturbation.
+      eps: the perturbation in force, where it outlives a window and ``xi`` does not tell
+        it; otherwise empty.
     """
 
     system: State
     window: Int[Array, ""]
     num_windows: Int[Array, ""]
     horizon: Float[Array, ""]
-    xi: Float[Array, "theta"]
+    xi: Any
     eps: Any = ()
 
 
@@ -92,6 +81,8 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
       lane_batch: lanes that a device runs at once, the others taking turns; for systems
         so large that all lanes together leave the caches. None runs all at once.
       mesh: one-dimensional mesh with the axis "lanes"; None runs on one device.
+      noise_rank: of the perturbations of matrices of over a million numbers, >= 1, see
+        `perturbations`; None: all numbers are independent.
     """
 
     system: System
@@ -101,10 +92,15 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
     loss_cap: float | None = None
     lane_batch: int | None = None
     mesh: Mesh | None = None
+    noise_rank: int | None = None
 
     particles = 2  # per lane
     unrolled = 2  # of a lane, through every window
     whole_episodes = False  # whether one estimate is one episode
+
+    def __post_init__(self) -> None:
+        if self.noise_rank is not None and self.noise_rank < 1:
+            raise ValueError(f"noise_rank must be at least 1, got {self.noise_rank}.")
 
     def init(self, theta: Theta, key: PRNGKeyArray) -> Lane:
         """Lanes ``[lanes, ...]`` that have not begun; the first estimate begins them.
@@ -112,8 +108,8 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
         Raises:
           ValueError: the pairs do not divide over the devices of the mesh.
         """
-        size = Perturbable(theta, self.system).size
-        lane = jax.eval_shape(lambda key: self._fresh(size, key), key)
+        around = self._perturbable(theta)
+        lane = jax.eval_shape(lambda key: self._fresh(around, key), key)
         return blank(lane, self.num_pairs, self.mesh)
 
     def estimate(
@@ -123,7 +119,7 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
 
         def window(shared: Any, lane: Lane, key: PRNGKeyArray):
             estimator, theta = shared
-            return estimator._lane(Perturbable(theta, estimator.system), lane, key)
+            return estimator._lane(estimator._perturbable(theta), lane, key)
 
         (grad, metrics), state = mean_over(
             window, (self, theta), state, key, batch=self.lane_batch, mesh=self.mesh
@@ -144,14 +140,13 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
 
     @abc.abstractmethod
     def _window(
-        self, theta: "Perturbable", lane: Lane, key: PRNGKeyArray
+        self, theta: Perturbable, lane: Lane, key: PRNGKeyArray
     ) -> tuple[WindowResult, Lane]:
         """One lane, one window."""
 
-    def _lane(self, theta: "Perturbable", lane: Lane, key: PRNGKeyArray):
+    def _lane(self, theta: Perturbable, lane: Lane, key: PRNGKeyArray):
         window_key, episode_key, cut_key = jax.random.split(key, 3)
-        size = theta.size
-        fresh = self._fresh(size, episode_key)
+        fresh = self._fresh(theta, episode_key)
         # A lane that has never begun has no windows at all; its first episode is cut.
         cut = self.truncation.first_cut(cut_key, fresh.num_windows)
         first = lane.num_windows == 0
@@ -161,7 +156,7 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
         result, lane = self._window(theta, lane, window_key)
         delta = jnp.mean(result.losses[0] - result.losses[1])
         draws = jnp.asarray(result.draws).astype(jnp.float32)
-        expected = self.sigma * jnp.sqrt(size * draws)
+        expected = self.sigma * jnp.sqrt(theta.size * draws)
         metrics = {
             "loss": jnp.mean(result.losses),
             "grad_square": jnp.sum(result.grad**2),
@@ -175,7 +170,10 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
         }
         return (result.grad, metrics), lane
 
-    def _fresh(self, size: int, key: PRNGKeyArray) -> Lane:
+    def _perturbable(self, theta: Theta) -> Perturbable:
+        return Perturbable(theta, self.system, self.noise_rank)
+
+    def _fresh(self, theta: Perturbable, key: PRNGKeyArray) -> Lane:
         """A lane at the start of an episode; its particles begin alike."""
         system_key, length_key = jax.random.split(key)
         num_windows = self.truncation.draw(length_key)
@@ -185,12 +183,12 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
             window=jnp.zeros((), jnp.int32),
             num_windows=num_windows,
             horizon=(num_windows * self.truncation.window).astype(jnp.float32),
-            xi=jnp.zeros((size,), jnp.float32),
+            xi=jnp.zeros((theta.size,), jnp.float32),
         )
 
     def _unroll(
         self,
-        particles: "Particles",
+        particles: Particles,
         states: State,
         lane: Lane,
         window: int | Int[Array, ""],
@@ -208,92 +206,6 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
             return unroll(self.system, theta, choose(first, begun, state), xs)
 
         return jax.vmap(particle)(particles.offsets, states)
-
-
-class Particles(NamedTuple):
-    """Meta-parameters of several particles, made where they are used.
-
-    Attributes:
-      theta: maps one of ``offsets`` to the meta-parameters there.
-      offsets: ``[particles, ...]``.
-    """
-
-    theta: Callable[[Array], Theta]
-    offsets: Float[Array, "particles ..."]
-
-
-class Perturbable(NamedTuple):
-    """Meta-parameters, and directions in their space as vectors ``[theta]``."""
-
-    theta: Theta
-    system: System
-
-    @property
-    def size(self) -> int:
-        """How many numbers theta has."""
-        return sum(self._sizes)
-
-    def noise(self, key: PRNGKeyArray, sigma: float) -> Float[Array, "theta"]:
-        """Independent normal numbers of standard deviation ``sigma``."""
-        return _normal(key, sigma, _stretches(self._sizes))
-
-    def along(self, eps: Float[Array, "theta"], *signs: float) -> Particles:
-        """Particles at ``theta + sign * eps``."""
-        flat, unravel = ravel_pytree(self.theta)
-        if max(self._sizes, default=0) <= _LARGE:
-            return Particles(unravel, jnp.stack([flat + sign * eps for sign in signs]))
-        # Leaf by leaf, since a system may keep the large ones apart.
-        offset = unravel(eps)
-        to_theta = lambda sign: shift(self.system, self.theta, offset, sign)
-        return Particles(to_theta, jnp.array(signs))
-
-    def at(self, offsets: Float[Array, "particles theta"]) -> Particles:
-        """Particles at ``theta + offset``, which can be differentiated."""
-        flat, unravel = ravel_pytree(self.theta)
-        return Particles(lambda offset: unravel(flat + offset), offsets)
-
-    @property
-    def _sizes(self) -> list[int]:
-        return [jnp.size(leaf) for leaf in jax.tree.leaves(self.theta)]
-
-
-_PIECE = 2**14  # numbers that are drawn at once
-_PIECES = 2**31 - 1  # no window has this number
-_LARGE = 2**20  # numbers of a leaf that is drawn and shifted by itself
-
-
-def _normal(
-    key: PRNGKeyArray, sigma: float, sizes: Sequence[int]
-) -> Float[Array, "theta"]:
-    """Normal numbers; many of them in pieces, each made within the caches."""
-    if sum(sizes) <= _PIECE:
-        return sigma * jax.random.normal(key, (sum(sizes),))
-    counts = [-(-size // _PIECE) for size in sizes]
-    # `split(key)` would give the keys that `fold_in(key, window)` gives the windows.
-    keys = jax.random.split(jax.random.fold_in(key, _PIECES), sum(counts))
-
-    def stretch(keys: PRNGKeyArray, size: int) -> Float[Array, "stretch"]:
-        def piece(i: Int[Array, ""], drawn: Float[Array, "pieces"]):
-            numbers = sigma * jax.random.normal(keys[i], (_PIECE,))
-            return jax.lax.dynamic_update_slice(drawn, numbers, (i * _PIECE,))
-
-        # Not lax.map, whose lanes would lie within its pieces and be moved.
-        drawn = jnp.zeros(len(keys) * _PIECE)
-        return jax.lax.fori_loop(0, len(keys), piece, drawn)[:size]
-
-    groups = jnp.split(keys, np.cumsum(counts)[:-1])
-    return jnp.concatenate(list(map(stretch, groups, sizes)))
-
-
-def _stretches(sizes: Sequence[int]) -> list[int]:
-    """Sizes of leaves, large ones by themselves and those between them added up.
-
-    What unravels noise then finds a large leaf as it was drawn, and need not copy it.
-    """
-    runs = itertools.groupby(sizes, lambda size: size > _LARGE)
-    return [
-        size for large, run in runs for size in (list(run) if large else [sum(run)])
-    ]
 
 
 def guard(

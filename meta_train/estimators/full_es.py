@@ -16,10 +16,10 @@ from jaxtyping import PRNGKeyArray
 from meta_train.estimators.evolution import (
     EvolutionStrategy,
     Lane,
-    Perturbable,
     WindowResult,
     guard,
 )
+from meta_train.estimators.perturbations import Perturbable
 
 
 class FullES(EvolutionStrategy):
@@ -46,6 +46,7 @@ class FullES(EvolutionStrategy):
             (jnp.zeros((), jnp.int32), lane.system, no_losses, jnp.zeros(())),
         )
         losses, guarded = losses / count, guarded / count
-        grad = eps * jnp.mean(losses[0] - losses[1]) / (2 * self.sigma**2)
-        lane = lane._replace(system=states, window=count, xi=eps)
-        return WindowResult(grad, losses, guarded, eps, 1), lane
+        noise = theta.vector(eps)
+        grad = noise * jnp.mean(losses[0] - losses[1]) / (2 * self.sigma**2)
+        lane = lane._replace(system=states, window=count, xi=noise)
+        return WindowResult(grad, losses, guarded, noise, 1), lane

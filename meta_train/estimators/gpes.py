@@ -22,10 +22,11 @@ from jaxtyping import PRNGKeyArray
 from meta_train.estimators.evolution import (
     EvolutionStrategy,
     Lane,
-    Perturbable,
     WindowResult,
     guard,
 )
+from meta_train.estimators.lanes import choose
+from meta_train.estimators.perturbations import Perturbable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +41,21 @@ class GPES(EvolutionStrategy):
     interval: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.interval < 1:
             raise ValueError(
                 f"interval must be at least 1 window, got {self.interval}."
             )
 
-    def _fresh(self, size: int, key: PRNGKeyArray) -> Lane:
-        lane = super()._fresh(size, key)
-        return lane._replace(eps=jnp.zeros_like(lane.xi))
+    def _fresh(self, theta: Perturbable, key: PRNGKeyArray) -> Lane:
+        return super()._fresh(theta, key)._replace(eps=theta.none())
 
     def _window(
         self, theta: Perturbable, lane: Lane, key: PRNGKeyArray
     ) -> tuple[WindowResult, Lane]:
         draws = lane.window % self.interval == 0
-        eps = jnp.where(draws, theta.noise(key, self.sigma), lane.eps)
-        xi = jnp.where(draws, lane.xi + eps, lane.xi)
+        eps = choose(draws, theta.noise(key, self.sigma), lane.eps)
+        xi = jnp.where(draws, lane.xi + theta.vector(eps), lane.xi)
         pair = theta.along(eps, 1.0, -1.0)
         states, losses = self._unroll(pair, lane.system, lane, 0, key)
         losses, guarded = guard(losses, self.loss_cap)

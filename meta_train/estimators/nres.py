@@ -24,10 +24,11 @@ from jaxtyping import PRNGKeyArray
 from meta_train.estimators.evolution import (
     EvolutionStrategy,
     Lane,
-    Perturbable,
     WindowResult,
     guard,
 )
+from meta_train.estimators.lanes import choose
+from meta_train.estimators.perturbations import Perturbable
 
 
 class NRES(EvolutionStrategy):
@@ -37,10 +38,14 @@ class NRES(EvolutionStrategy):
         self, theta: Perturbable, lane: Lane, key: PRNGKeyArray
     ) -> tuple[WindowResult, Lane]:
         begins = lane.window == 0
-        eps = jnp.where(begins, theta.noise(key, self.sigma), lane.xi)
+        eps = choose(begins, theta.noise(key, self.sigma), lane.xi)
         pair = theta.along(eps, 1.0, -1.0)
         states, losses = self._unroll(pair, lane.system, lane, 0, key)
         losses, guarded = guard(losses, self.loss_cap)
-        grad = eps * jnp.mean(losses[0] - losses[1]) / (2 * self.sigma**2)
+        noise = theta.vector(eps)
+        grad = noise * jnp.mean(losses[0] - losses[1]) / (2 * self.sigma**2)
         lane = lane._replace(system=states, window=lane.window + 1, xi=eps)
-        return WindowResult(grad, losses, guarded, eps, 1), lane
+        return WindowResult(grad, losses, guarded, noise, 1), lane
+
+    def _fresh(self, theta: Perturbable, key: PRNGKeyArray) -> Lane:
+        return super()._fresh(theta, key)._replace(xi=theta.none())

@@ -18,10 +18,10 @@ from jaxtyping import PRNGKeyArray
 from meta_train.estimators.evolution import (
     EvolutionStrategy,
     Lane,
-    Perturbable,
     WindowResult,
     guard,
 )
+from meta_train.estimators.perturbations import Perturbable
 
 
 class PES(EvolutionStrategy):
@@ -31,7 +31,7 @@ class PES(EvolutionStrategy):
         self, theta: Perturbable, lane: Lane, key: PRNGKeyArray
     ) -> tuple[WindowResult, Lane]:
         eps = theta.noise(key, self.sigma)
-        xi = lane.xi + eps
+        xi = lane.xi + theta.vector(eps)
         pair = theta.along(eps, 1.0, -1.0)
         states, losses = self._unroll(pair, lane.system, lane, 0, key)
         losses, guarded = guard(losses, self.loss_cap)

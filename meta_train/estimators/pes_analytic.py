@@ -37,10 +37,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from meta_train.estimators.evolution import (
     EvolutionStrategy,
     Lane,
-    Perturbable,
     WindowResult,
     guard,
 )
+from meta_train.estimators.perturbations import Perturbable
 
 
 class PESAnalytic(EvolutionStrategy):
@@ -61,7 +61,8 @@ class PESAnalytic(EvolutionStrategy):
         pair, losses = self._unroll(theta.along(eps, 1.0, -1.0), pair, lane, 0, key)
         h, (centre, _) = _differentiate(self, theta, (0.0,), centre, lane, key)
         states = jax.tree.map(lambda *x: jnp.concatenate(x), pair, centre)
-        return _combine(self, lane, eps, states, losses, h[0], h[0])
+        noise = theta.vector(eps)
+        return _combine(self, lane, noise, states, losses, h[0], h[0])
 
 
 class PESAnalyticPair(EvolutionStrategy):
@@ -75,7 +76,7 @@ class PESAnalyticPair(EvolutionStrategy):
     def _window(
         self, theta: Perturbable, lane: Lane, key: PRNGKeyArray
     ) -> tuple[WindowResult, Lane]:
-        eps = theta.noise(key, self.sigma)
+        eps = theta.vector(theta.noise(key, self.sigma))
         grads, (states, losses) = _differentiate(
             self, theta, (eps, -eps, 0.0), lane.system, lane, key
         )

@@ -15,10 +15,10 @@ from jaxtyping import PRNGKeyArray
 from meta_train.estimators.evolution import (
     EvolutionStrategy,
     Lane,
-    Perturbable,
     WindowResult,
     guard,
 )
+from meta_train.estimators.perturbations import Perturbable
 
 
 class TruncatedES(EvolutionStrategy):
@@ -36,10 +36,11 @@ class TruncatedES(EvolutionStrategy):
         states, losses = self._unroll(three, starts, lane, 0, key)
         pair, guarded = guard(losses[:2], self.loss_cap)
         delta = jnp.mean(pair[0] - pair[1])
-        grad = eps * delta / (2 * self.sigma**2)
+        noise = theta.vector(eps)
+        grad = noise * delta / (2 * self.sigma**2)
         lane = lane._replace(
             system=jax.tree.map(lambda x: x[2:], states),
             window=lane.window + 1,
-            xi=eps,
+            xi=noise,
         )
-        return WindowResult(grad, pair, guarded, eps, 1), lane
+        return WindowResult(grad, pair, guarded, noise, 1), lane

@@ -16,6 +16,7 @@ from meta_train import TrainConfig
         ({"tasks_per_group": 8}, "tasks_per_group does nothing without groups_in_flig"),
         ({"loss_cap": float("inf")}, "loss_cap must be finite"),
         ({"lane_batch": 0}, "lane_batch must be at least 1"),
+        ({"noise_rank": 0}, "noise_rank must be at least 1"),
         ({"estimator": "gpes"}, "'gpes' and gpes_interval go together"),
         ({"gpes_interval": 2}, "'gpes' and gpes_interval go together"),
         ({"estimator": "gpes", "gpes_interval": 0}, "gpes_interval must be at least 1"),

@@ -16,8 +16,16 @@ from meta_systems import (
 )
 
 from meta_train.devices import lane_mesh
-from meta_train.estimators import PES, FullES, TruncatedES, evolution, guard, lanes
-from meta_train.estimators.evolution import Perturbable, WindowResult
+from meta_train.estimators import (
+    PES,
+    FullES,
+    TruncatedES,
+    guard,
+    lanes,
+    perturbations,
+)
+from meta_train.estimators.evolution import WindowResult
+from meta_train.estimators.perturbations import Perturbable
 from meta_train.truncation import Truncation
 
 KEY = jax.random.key(7)
@@ -423,7 +431,7 @@ def test_long_thetas_are_summed_over_lanes_like_short_ones(monkeypatch):
 
 
 def test_noise_made_in_pieces_is_independent_and_standard_normal(monkeypatch):
-    monkeypatch.setattr(evolution, "_PIECE", 128)
+    monkeypatch.setattr(perturbations, "_PIECE", 128)
     theta = Perturbable(jnp.zeros(100_000), None)
     noise = np.asarray(theta.noise(KEY, 2.0)) / 2.0
     assert noise.shape == (100_000,)

@@ -134,6 +134,11 @@ def test_a_config_hands_on_how_losses_are_weighted():
     assert (system.train_weight, system.end_emphasis) == (0.3, 0.6)
 
 
+def test_a_config_hands_on_the_rank_of_the_noise():
+    config = TrainConfig(noise_rank=3, estimator="nres")
+    assert config.estimator_of(TASKS, Fraction(1), mesh=None).noise_rank == 3
+
+
 def test_validation_losses_are_shown_every_so_many_steps():
     shown = []
 

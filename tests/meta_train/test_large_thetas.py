@@ -9,7 +9,7 @@ import pytest
 from meta_systems import Spy
 
 import tasksets
-from learned_opt import HyperV2
+from learned_opt import HyperV2, Rule
 from meta_train import PES, InnerTraining, Truncation
 from meta_train.estimators import (
     GPES,
@@ -18,9 +18,9 @@ from meta_train.estimators import (
     PESAnalytic,
     PESAnalyticPair,
     TruncatedES,
-    evolution,
+    perturbations,
 )
-from meta_train.estimators.evolution import Perturbable
+from meta_train.estimators.perturbations import Perturbable
 from meta_train.objectives import Capped
 
 KEY = jax.random.key(5)
@@ -60,7 +60,7 @@ def test_a_system_may_keep_perturbations_apart(cls, monkeypatch):
 
     theta = jnp.array([0.3, -0.2, 0.5])
     small = estimates(Spy(2))
-    monkeypatch.setattr(evolution, "_LARGE", 2)
+    monkeypatch.setattr(perturbations, "_LARGE", 2)
     jax.clear_caches()
     for system in (Spy(2), Apart(2), Capped(Apart(2), 1e6)):
         large = estimates(system)
@@ -69,11 +69,11 @@ def test_a_system_may_keep_perturbations_apart(cls, monkeypatch):
 
 
 def test_large_leaves_are_drawn_by_themselves_and_independent(monkeypatch):
-    monkeypatch.setattr(evolution, "_PIECE", 128)
-    monkeypatch.setattr(evolution, "_LARGE", 1000)
+    monkeypatch.setattr(perturbations, "_PIECE", 128)
+    monkeypatch.setattr(perturbations, "_LARGE", 1000)
     sizes = (300, 200, 1500, 1001, 700)
     theta = [jnp.zeros(size) for size in sizes]
-    assert evolution._stretches(sizes) == [500, 1500, 1001, 700]
+    assert perturbations._stretches(sizes) == [500, 1500, 1001, 700]
     noise = np.asarray(
         jax.vmap(lambda key: Perturbable(theta, None).noise(key, 2.0))(
             jax.random.split(KEY, 400)
@@ -93,8 +93,7 @@ def test_large_leaves_are_drawn_by_themselves_and_independent(monkeypatch):
 class Summed(HyperV2):
     """Adds up theta and perturbation, as rules with small thetas do."""
 
-    def shift(self, theta, offset, sign):
-        return optax.tree.add_scale(theta, sign, offset)
+    shift = Rule.shift
 
 
 NUM_PAIRS = 3
@@ -106,18 +105,19 @@ def hyper_v2():
     task = tasksets.get("small_mlp/seed3@digits?hidden=8&activation=relu")
     truncation = Truncation.constant(4, 2)
 
-    def estimator(rule):
+    def estimator(rule, rank=None):
         system = InnerTraining(task, rule, train_weight=0.5)
-        return PES(system, truncation, NUM_PAIRS, sigma=0.03)
+        return PES(system, truncation, NUM_PAIRS, sigma=0.03, noise_rank=rank)
 
     theta = jax.jit(HyperV2().init)(jax.random.key(0))
     return estimator, theta
 
 
-def test_what_particles_share_gives_the_losses_of_their_sums(hyper_v2):
+@pytest.mark.parametrize("rank", [None, 2])
+def test_what_particles_share_gives_the_losses_of_their_sums(hyper_v2, rank):
     estimator, theta = hyper_v2
     shared, summed = (
-        _estimates(estimator(rule), theta) for rule in (HyperV2(), Summed())
+        _estimates(estimator(rule, rank), theta) for rule in (HyperV2(), Summed())
     )
     np.testing.assert_allclose(shared.loss, summed.loss, rtol=1e-4)
     scale = float(optax.tree.norm(summed.grad))
@@ -128,14 +128,16 @@ def test_what_particles_share_gives_the_losses_of_their_sums(hyper_v2):
 def test_no_particle_has_a_large_matrix_of_its_own(hyper_v2):
     estimator, theta = hyper_v2
 
-    def largest(rule):
-        program = jax.make_jaxpr(lambda theta, key: _one(estimator(rule), theta, key))
+    def largest(rule, rank=None):
+        one = estimator(rule, rank)
+        program = jax.make_jaxpr(lambda theta, key: _one(one, theta, key))
         jaxpr = program(theta, KEY)
         shapes = (v.aval.shape for eqn in _equations(jaxpr.jaxpr) for v in eqn.outvars)
         return max(int(np.prod(shape)) for shape in shapes)
 
     lstm = theta.lstm.w.size
-    assert largest(HyperV2()) < 1.2 * NUM_PAIRS * lstm  # the perturbations
+    for rank in (None, 2):
+        assert largest(HyperV2(), rank) < 1.2 * NUM_PAIRS * lstm  # the perturbations
     assert largest(Summed()) == 2 * NUM_PAIRS * lstm
 
 
