@@ -73,9 +73,9 @@ class Perturbable(NamedTuple):
 
     def noise(self, key: PRNGKeyArray, sigma: float) -> Perturbation:
         """A perturbation, of standard deviation ``sigma`` in every number."""
-        if self.rank is None:
-            return _normal(key, sigma, _stretches(self._sizes))
         large = [leaf for leaf in self._leaves if _is_large(leaf)]
+        if self.rank is None or not large:
+            return _normal(key, sigma, _stretches(self._sizes))
         rest = [leaf.size for leaf in self._leaves if not _is_large(leaf)]
         key, *keys = jax.random.split(jax.random.fold_in(key, _FACTORS), 1 + len(large))
         matrices = [

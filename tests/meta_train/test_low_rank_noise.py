@@ -66,6 +66,12 @@ def test_large_matrices_have_the_rank_and_lie_where_they_belong():
         np.testing.assert_allclose(moved, flat + sign * vector, rtol=1e-6, atol=1e-6)
 
 
+def test_without_large_matrices_nothing_changes():
+    theta = {"a": np.zeros(20, np.float32), "w": np.zeros((5, 2), np.float32)}
+    noise = [Perturbable(theta, None, rank).noise(KEY, 2.0) for rank in (None, 3)]
+    np.testing.assert_array_equal(*noise)
+
+
 def test_a_product_with_shifted_weights_is_that_with_their_sum():
     x, w, left, right = (
         jax.random.normal(key, shape)
