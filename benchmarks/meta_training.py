@@ -88,10 +88,7 @@ class Measure:
 
     def __call__(self) -> None:
         swept = itertools.product(self.optimizers, self.tasks, self.devices)
-        cases = [
-            Case(name, n, self.window, devices, self.noise_rank)
-            for name, n, devices in swept
-        ]
+        cases = [Case(name, n, self.window, devices) for name, n, devices in swept]
         table = Table(title="PES, MLP 64-32-10, batch 64: inner steps per second")
         for column in (
             "optimizer",
@@ -107,6 +104,7 @@ class Measure:
         ):
             table.add_column(column, justify="right")
         for case in cases or CASES:
+            case = dataclasses.replace(case, noise_rank=self.noise_rank)
             table.add_row(*self._row(case))
         Console(width=150).print(table)
 

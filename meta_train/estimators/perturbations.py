@@ -14,6 +14,7 @@ has full rank.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -73,14 +74,14 @@ class Perturbable(NamedTuple):
 
     def noise(self, key: PRNGKeyArray, sigma: float) -> Perturbation:
         """A perturbation, of standard deviation ``sigma`` in every number."""
-        large = [leaf for leaf in self._leaves if _is_large(leaf)]
+        large = [shape for shape in self._shapes if _is_large(shape)]
         if self.rank is None or not large:
             return _normal(key, sigma, _stretches(self._sizes))
-        rest = [leaf.size for leaf in self._leaves if not _is_large(leaf)]
+        rest = [math.prod(shape) for shape in self._shapes if not _is_large(shape)]
         key, *keys = jax.random.split(jax.random.fold_in(key, _FACTORS), 1 + len(large))
         matrices = [
-            _low_rank(key, sigma, leaf.shape, self.rank)
-            for key, leaf in zip(keys, large, strict=True)
+            _low_rank(key, sigma, shape, self.rank)
+            for key, shape in zip(keys, large, strict=True)
         ]
         return Factored(_normal(key, sigma, _stretches(rest)), tuple(matrices))
 
@@ -117,22 +118,21 @@ class Perturbable(NamedTuple):
     def _parts(self, eps: Factored) -> list[Array | LowRank]:
         """What belongs to each leaf of theta."""
         large, begin, parts = iter(eps.large), 0, []
-        for leaf in self._leaves:
-            if _is_large(leaf):
+        for shape, size in zip(self._shapes, self._sizes, strict=True):
+            if _is_large(shape):
                 parts.append(next(large))
             else:
-                part = eps.rest[begin : begin + leaf.size]
-                parts.append(part.reshape(leaf.shape))
-                begin += leaf.size
+                parts.append(eps.rest[begin : begin + size].reshape(shape))
+                begin += size
         return parts
 
     @property
-    def _leaves(self) -> list[Array]:
-        return [jnp.asarray(leaf) for leaf in jax.tree.leaves(self.theta)]
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [jnp.shape(leaf) for leaf in jax.tree.leaves(self.theta)]
 
     @property
     def _sizes(self) -> list[int]:
-        return [leaf.size for leaf in self._leaves]
+        return [math.prod(shape) for shape in self._shapes]
 
 
 _LARGE = 2**20  # numbers of a leaf that is drawn and shifted by itself
@@ -140,8 +140,8 @@ _PIECE = 2**14  # numbers that are drawn at once
 _FACTORS, _PIECES = 2**31 - 2, 2**31 - 1  # no windows have these numbers
 
 
-def _is_large(leaf: Array) -> bool:
-    return leaf.ndim == 2 and leaf.size > _LARGE
+def _is_large(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and math.prod(shape) > _LARGE
 
 
 def _low_rank(

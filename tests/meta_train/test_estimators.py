@@ -22,7 +22,6 @@ from meta_train.estimators import (
     TruncatedES,
     guard,
     lanes,
-    perturbations,
 )
 from meta_train.estimators.evolution import WindowResult
 from meta_train.estimators.perturbations import Perturbable
@@ -428,23 +427,6 @@ def test_long_thetas_are_summed_over_lanes_like_short_ones(monkeypatch):
     np.testing.assert_allclose(short.grad, long.grad, rtol=1e-5, atol=1e-5)
     program = jax.make_jaxpr(lambda x: lanes._total(x))(jnp.ones((6, 3)))
     assert "reduce_sum" not in str(program)  # so it was the other way that was compared
-
-
-def test_noise_made_in_pieces_is_independent_and_standard_normal(monkeypatch):
-    monkeypatch.setattr(perturbations, "_PIECE", 128)
-    theta = Perturbable(jnp.zeros(100_000), None)
-    noise = np.asarray(theta.noise(KEY, 2.0)) / 2.0
-    assert noise.shape == (100_000,)
-    np.testing.assert_allclose(noise.mean(), 0.0, atol=0.015)  # std .0032
-    np.testing.assert_allclose(np.mean(noise**2), 1.0, atol=0.02)  # std .0045
-    np.testing.assert_allclose(np.mean(noise**4), 3.0, atol=0.15)  # std .031
-    for lag in (1, 127, 128, 256):
-        correlation = np.mean(noise[lag:] * noise[:-lag])
-        np.testing.assert_allclose(correlation, 0.0, atol=0.015)
-    assert np.unique(noise).size > 99_000
-    for window in range(16):  # whose inputs are drawn with keys of the same key
-        inputs = jax.random.normal(jax.random.fold_in(KEY, window), (8,))
-        assert not np.isin(inputs, noise).all()
 
 
 def test_pairs_that_do_not_divide_over_the_devices_are_an_error():

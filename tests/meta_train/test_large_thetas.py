@@ -68,6 +68,23 @@ def test_a_system_may_keep_perturbations_apart(cls, monkeypatch):
         np.testing.assert_allclose(small.loss, large.loss, rtol=1e-5)
 
 
+def test_noise_made_in_pieces_is_independent_and_standard_normal(monkeypatch):
+    monkeypatch.setattr(perturbations, "_PIECE", 128)
+    theta = Perturbable(jnp.zeros(100_000), None)
+    noise = np.asarray(theta.noise(KEY, 2.0)) / 2.0
+    assert noise.shape == (100_000,)
+    np.testing.assert_allclose(noise.mean(), 0.0, atol=0.015)  # std .0032
+    np.testing.assert_allclose(np.mean(noise**2), 1.0, atol=0.02)  # std .0045
+    np.testing.assert_allclose(np.mean(noise**4), 3.0, atol=0.15)  # std .031
+    for lag in (1, 127, 128, 256):
+        correlation = np.mean(noise[lag:] * noise[:-lag])
+        np.testing.assert_allclose(correlation, 0.0, atol=0.015)
+    assert np.unique(noise).size > 99_000
+    for window in range(16):  # whose inputs are drawn with keys of the same key
+        inputs = jax.random.normal(jax.random.fold_in(KEY, window), (8,))
+        assert not np.isin(inputs, noise).all()
+
+
 def test_large_leaves_are_drawn_by_themselves_and_independent(monkeypatch):
     monkeypatch.setattr(perturbations, "_PIECE", 128)
     monkeypatch.setattr(perturbations, "_LARGE", 1000)

@@ -181,6 +181,8 @@ def test_just_train_serves_the_training_documents_in_every_split():
     for just_train in ("true", "false"):
         task = _tiny(CHAR, 0, f"vocab_size=300&just_train={just_train}")
         served[just_train] = [np.asarray(task.batch(s, KEY).tokens) for s in SPLITS]
+        wrapped = tasksets.get(f"{task.name}+bf16")
+        assert task.one_split == wrapped.one_split == (just_train == "true")
     for tokens in served["true"]:
         np.testing.assert_array_equal(tokens, served["true"][0])
     assert np.any(served["false"][1] != served["false"][0])
