@@ -193,6 +193,12 @@ def velo_features_of_lines(tensor: Tensor) -> list[Array]:
     return [*r, *c, *r_root, *c_root]
 
 
+def velo_step(outputs: Sequence[Array], scale: Array) -> Array:
+    """What VeLO's networks answer with the 30: a direction, a magnitude, and nothing."""
+    direction, magnitude, _ = outputs
+    return -0.001 * scale * direction * jnp.exp(0.001 * magnitude)
+
+
 def velo_root(v: Array) -> Array:
     """What the 30 multiply ``m`` with in tensors of rank 0 and 1."""
     return jax.lax.rsqrt(jnp.maximum(v, 1e-20))

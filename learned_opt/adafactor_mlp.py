@@ -101,11 +101,10 @@ class AdafactorMLP(Rule):
         )
 
         features = adafactor_features.features(grads, params, slots, factored, layout)
-        outputs = normalized_network.shared(layers, features, layout)
-        steps = layout.map(
-            lambda direction, magnitude: (
-                -0.001 * direction * jnp.exp(0.001 * magnitude)
-            ),
-            *outputs,
-        )
+        steps = normalized_network.shared(layers, features, layout, _step)
         return steps, AdafactorState(state.step + 1, slots, factored)
+
+
+def _step(outputs: list[Array]) -> Array:
+    direction, magnitude = outputs
+    return -0.001 * direction * jnp.exp(0.001 * magnitude)

@@ -124,15 +124,10 @@ class CeloRule(Rule):
         features = adafactor_features.velo_features(
             grads, params, slots, factored, layout
         )
-        direction, magnitude, _ = normalized_network.shared(
-            theta.layers, features, layout
-        )
         p_square = layout.mean(layout.map(jnp.square, params))
-        steps = layout.map(
-            lambda d, m, scale: -0.001 * scale * d * jnp.exp(0.001 * m),
-            direction,
-            magnitude,
-            layout.spread(moments.rms(p_square, 1e-9)),
+        scale = layout.spread(moments.rms(p_square, 1e-9))
+        steps = normalized_network.shared(
+            theta.layers, features, layout, adafactor_features.velo_step, scale
         )
         return steps, AdafactorState(state.step + 1, slots, factored)
 

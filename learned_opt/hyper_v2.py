@@ -172,12 +172,9 @@ class HyperV2(Rule):
         features = adafactor_features.velo_features(
             grads, params, slots, factored, layout
         )
-        direction, magnitude, _ = normalized_network.by_tensor(layers, features, layout)
-        steps = layout.map(
-            lambda d, m, scale: -0.001 * scale * d * jnp.exp(0.001 * m),
-            direction,
-            magnitude,
-            layout.spread(lr * moments.rms(p_square, 1e-9)),
+        scale = layout.spread(lr * moments.rms(p_square, 1e-9))
+        steps = normalized_network.by_tensor(
+            layers, features, layout, adafactor_features.velo_step, scale
         )
         return steps, HyperV2State(
             state.step + 1, slots, factored, hidden, cell, losses

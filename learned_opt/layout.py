@@ -22,6 +22,7 @@ its own shape, and the results are joined to a ``field``.
 """
 
 import abc
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from learned_opt import cutting, pieces
 
@@ -152,6 +153,43 @@ class Layout(abc.ABC):
           tensor, ``[..., tensors]``.
         """
 
+    def map_network(
+        self, f: Callable[..., Any], *fields: Field, state: Sequence[Field] = ()
+    ) -> Any:
+        """`map` for an ``f`` with a small network, written out (`network.unrolled`).
+
+        Args:
+          f: elementwise, of ``fields`` and ``state``. It is also given tuples in place of
+            leading axes: it may index them, and take them apart by `network.entries`. All
+            it returns has the shape of a tensor.
+          *fields: its arguments.
+          state: more of them, without leading axes; what ``f`` returns ends with their
+            successors, which may be written in their place.
+
+        Returns:
+          What ``f`` does, with a field at each leaf.
+        """
+        return self.map(f, *fields, *state)
+
+    def map_and_mean(
+        self,
+        f: Callable[..., tuple[Any, Any]],
+        *fields: Field,
+        state: Sequence[Field] = (),
+    ) -> tuple[Any, Any]:
+        """`map_network` for an ``f`` that also gives what only to average.
+
+        Returns:
+          The first with a field at each leaf, and the means of the second over each
+          tensor, ``[tensors]``.
+        """
+        outputs, averaged = self.map(f, *fields, *state)
+        return outputs, jax.tree.map(self.mean, averaged, is_leaf=self._is_field)
+
+    @abc.abstractmethod
+    def _is_field(self, x: Any) -> bool:
+        """Whether a part of what `map` returns is a field."""
+
     @abc.abstractmethod
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
         """A field that repeats each tensor's value over its elements."""
@@ -166,6 +204,9 @@ class PerTensor(Layout):
 
     def ravel(self, tree: Any) -> Field:
         return tree
+
+    def _is_field(self, x: Any) -> bool:
+        return jax.tree.structure(x) == self._treedef
 
     def unravel(self, field: Field) -> Any:
         return field
@@ -207,12 +248,14 @@ class PerTensor(Layout):
     def map_in_pieces(
         self, f: Callable[..., tuple[Any, Any]], *fields: Field
     ) -> tuple[Any, Any]:
+        return self._each(functools.partial(pieces.map_and_sum, f), *fields)
+
+    def _each(
+        self, f: Callable[..., tuple[Any, Any]], *fields: Field
+    ) -> tuple[Any, Any]:
+        """`map_in_pieces` by an ``f`` of a tensor's shape and arrays, that sums itself."""
         columns = [self._treedef.flatten_up_to(field) for field in fields]
-        rows = zip(*columns, strict=True)
-        pairs = [
-            pieces.map_and_sum(f, shape, *leaves)
-            for shape, leaves in zip(self.shapes, rows, strict=True)
-        ]
+        pairs = [f(*row) for row in zip(self.shapes, *columns, strict=True)]
         outputs, sums = zip(*pairs, strict=True)
         sizes = np.maximum(self.sizes, 1).astype(np.float32)
         return (
@@ -232,6 +275,119 @@ class PerTensor(Layout):
 
     def _repeat(self, tensors: list[Array]) -> Field:
         return self._treedef.unflatten(tensors)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Entry:
+    """The number of one tensor, not yet taken out of those of all.
+
+    Attributes:
+      values: those of all tensors.
+      index: of the tensor.
+    """
+
+    values: Float[Array, "... tensors"]
+    index: Int[Array, "1"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        own = jnp.take(self.values, self.index[0], axis=-1)
+        return own.reshape(*own.shape, *(1,) * len(shape))
+
+
+class Kernels(PerTensor):
+    """`PerTensor` whose small networks are kernels of their own on NVIDIA GPUs.
+
+    Elsewhere it is `PerTensor`. The kernels have no derivatives, and are for tensors that
+    are whole on each device: sharded ones are gathered.
+    """
+
+    _interpret = False
+
+    def spread(self, values: Float[Array, "... tensors"]) -> Field:
+        # Taken out by the kernel: for XLA that is a program for each tensor.
+        indices = np.arange(len(self.shapes), dtype=np.int32)[:, None]
+        return self._treedef.unflatten(Entry(values, i) for i in indices)
+
+    def map(self, f: Callable[..., Any], *fields: Field) -> Any:
+        return super().map(f, *map(self._taken, fields))
+
+    def map_in_pieces(
+        self, f: Callable[..., tuple[Any, Any]], *fields: Field
+    ) -> tuple[Any, Any]:
+        return super().map_in_pieces(f, *map(self._taken, fields))
+
+    def _taken(self, field: Field) -> Field:
+        """With arrays for entries."""
+        leaves = zip(self._treedef.flatten_up_to(field), self.shapes, strict=True)
+        return self._treedef.unflatten(
+            x.take(shape) if isinstance(x, Entry) else x for x, shape in leaves
+        )
+
+    def map_network(
+        self, f: Callable[..., Any], *fields: Field, state: Sequence[Field] = ()
+    ) -> Any:
+        plain = functools.partial(PerTensor.map_network, self, f)
+        alone = lambda *x: (f(*x), [])
+        kernel = lambda *x: self._by_kernels(alone, *x, replaced=len(state))[0]
+        return self._choose(plain, kernel, *fields, *state)
+
+    def map_and_mean(
+        self,
+        f: Callable[..., tuple[Any, Any]],
+        *fields: Field,
+        state: Sequence[Field] = (),
+    ) -> tuple[Any, Any]:
+        plain = functools.partial(PerTensor.map_and_mean, self, f)
+        kernel = functools.partial(self._by_kernels, f, replaced=len(state))
+        return self._choose(plain, kernel, *fields, *state)
+
+    def means(
+        self, f: Callable[..., Sequence[Array]], *fields: Field
+    ) -> Float[Array, "outputs tensors"]:
+        plain = functools.partial(PerTensor.means, self, f)
+        summed = lambda *x: ([], list(f(*x)))
+        kernel = lambda *x: jnp.stack(self._by_kernels(summed, *x)[1])
+        return self._choose(plain, kernel, *fields)
+
+    def mean_squares(
+        self, f: Callable[..., Sequence[Array]], *fields: Field
+    ) -> Float[Array, "outputs tensors"]:
+        plain = functools.partial(PerTensor.mean_squares, self, f)
+        summed = lambda *x: ([], [jnp.square(y) for y in f(*x)])
+        kernel = lambda *x: jnp.stack(self._by_kernels(summed, *x)[1])
+        return self._choose(plain, kernel, *fields)
+
+    def _choose(
+        self, plain: Callable[..., Any], kernel: Callable[..., Any], *fields: Field
+    ) -> Any:
+        if self._interpret:
+            return kernel(*fields)
+        return jax.lax.platform_dependent(*fields, cuda=kernel, default=plain)
+
+    def _by_kernels(
+        self, f: Callable[..., tuple[Any, Any]], *fields: Field, replaced: int = 0
+    ) -> tuple[Any, Any]:
+        from learned_opt import kernels  # pallas takes a while to import
+
+        prepared: dict[Any, Callable[..., tuple[Any, Any]]] = {}
+
+        def run(shape: tuple[int, ...], *arrays: Array | Entry) -> tuple[Any, Any]:
+            if not kernels.fits(shape, *arrays):
+                taken = [x.take(shape) if isinstance(x, Entry) else x for x in arrays]
+                return pieces.map_and_sum(f, shape, *taken)
+            key = (shape, *(x.shape for x in arrays))
+            if key not in prepared:
+                prepared[key] = kernels.prepare(
+                    f, shape, *arrays, replaced=replaced, interpret=self._interpret
+                )
+            return prepared[key](*arrays)
+
+        return self._each(run, *fields)
 
 
 class Flat(Layout):
@@ -289,6 +445,9 @@ class Flat(Layout):
 
     def map(self, f: Callable[..., Any], *fields: Field) -> Any:
         return f(*fields)
+
+    def _is_field(self, x: Any) -> bool:
+        return isinstance(x, jax.Array)
 
     def mean(self, field: Field) -> Float[Array, "... tensors"]:
         if self._block > 1:

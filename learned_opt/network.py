@@ -78,6 +78,11 @@ def mlp(key: PRNGKeyArray, widths: Sequence[int], *, last_gain: float = 1.0):
     )
 
 
+def entries(x: Array | tuple[Any, ...]) -> tuple[Any, ...]:
+    """What lies along the leading axis of an array; kernels have tuples in their place."""
+    return x if isinstance(x, tuple) else tuple(jnp.unstack(x))
+
+
 def unrolled(layers: Sequence[Dense], features: Sequence[Array]) -> list[Array]:
     """A small relu MLP as one elementwise expression: XLA fuses it into one SIMD loop.
 
@@ -93,9 +98,14 @@ def unrolled(layers: Sequence[Dense], features: Sequence[Array]) -> list[Array]:
     values = list(features)
     for depth, (w, b) in enumerate(layers):
         sums = []
-        for w_j, b_j in zip(jnp.unstack(w, axis=1), jnp.unstack(b), strict=True):
+        columns = (
+            tuple(zip(*w, strict=True))
+            if isinstance(w, tuple)
+            else jnp.unstack(w, axis=1)
+        )
+        for w_j, b_j in zip(columns, entries(b), strict=True):
             total = b_j
-            for w_ij, value in zip(jnp.unstack(w_j), values, strict=True):
+            for w_ij, value in zip(entries(w_j), values, strict=True):
                 total = total + w_ij * value
             sums.append(total)
         last = depth == len(layers) - 1

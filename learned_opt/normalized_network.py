@@ -38,13 +38,21 @@ def mean_squares(
     return jnp.concatenate(parts)[order]
 
 
-def shared(layers: Sequence[Dense], features: Features, layout: Layout) -> list[Field]:
-    """The outputs of one network for all parameters, a field each.
+def shared(
+    layers: Sequence[Dense],
+    features: Features,
+    layout: Layout,
+    step: Callable[..., Array],
+    *others: Field,
+) -> Field:
+    """The steps that one network takes for all parameters.
 
     Args:
       layers: at least two; hidden widths up to 16, one input per feature.
       features: as `adafactor_features` makes them, not yet normalised.
       layout: of the fields.
+      step: elementwise; of the network's outputs, as a list, and of ``others``.
+      *others: fields.
     """
     first, *rest = layers
     scales = jax.lax.rsqrt(mean_squares(features, layout) + _EPS)
@@ -57,26 +65,33 @@ def shared(layers: Sequence[Dense], features: Features, layout: Layout) -> list[
 
     lines = _line_shares(share, features, layout)
 
-    def outputs(scale: Array, row: Array, column: Array, *fields: Array) -> list[Array]:
+    def take(scale: Array, row: Array, column: Array, *arrays: Array) -> Array:
+        fields, others = arrays[: len(features.fields)], arrays[len(features.fields) :]
         own = features.own(*fields)
-        x = [a * b for a, b in zip(jnp.unstack(scale), own, strict=True)]
+        x = [a * b for a, b in zip(network.entries(scale), own, strict=True)]
         sums = network.unrolled([Dense(w, first.b)], x)
         hidden = [jax.nn.relu(s + row[j] + column[j]) for j, s in enumerate(sums)]
-        return network.unrolled(rest, hidden)
+        return step(network.unrolled(rest, hidden), *others)
 
     own_scales = layout.spread(scales[features.own_places])
-    return layout.map(outputs, own_scales, *lines, *features.fields)
+    return layout.map_network(take, own_scales, *lines, *features.fields, *others)
 
 
 def by_tensor(
-    layers: Sequence[Dense], features: Features, layout: Layout
-) -> list[Field]:
-    """The outputs of a network for each tensor, a field each.
+    layers: Sequence[Dense],
+    features: Features,
+    layout: Layout,
+    step: Callable[..., Array],
+    *others: Field,
+) -> Field:
+    """The steps that a network for each tensor takes.
 
     Args:
       layers: as for `shared`, but each array has a trailing axis ``[tensors]``.
-      features: as for `shared`.
+      features: as for `shared`, and so are the rest.
       layout: of the fields.
+      step: elementwise; of the network's outputs, as a list, and of ``others``.
+      *others: fields.
     """
     first, *rest = layers
     scales = jax.lax.rsqrt(mean_squares(features, layout) + _EPS)
@@ -90,15 +105,17 @@ def by_tensor(
     lines = _line_shares(share, features, layout)
     weights = (w[features.own_places], first.b, *(x for layer in rest for x in layer))
 
-    def outputs(row: Array, column: Array, *arrays: Array) -> list[Array]:
-        (w, b, *rest), fields = arrays[: len(weights)], arrays[len(weights) :]
+    def take(row: Array, column: Array, *arrays: Array) -> Array:
+        (w, b, *rest), arrays = arrays[: len(weights)], arrays[len(weights) :]
+        fields, others = arrays[: len(features.fields)], arrays[len(features.fields) :]
         sums = network.unrolled([Dense(w, b)], features.own(*fields))
         hidden = [jax.nn.relu(s + row[j] + column[j]) for j, s in enumerate(sums)]
         pairs = zip(rest[::2], rest[1::2], strict=True)
-        return network.unrolled([Dense(*pair) for pair in pairs], hidden)
+        made = network.unrolled([Dense(*pair) for pair in pairs], hidden)
+        return step(made, *others)
 
     spread = [layout.spread(x) for x in weights]
-    return layout.map(outputs, *lines, *spread, *features.fields)
+    return layout.map_network(take, *lines, *spread, *features.fields, *others)
 
 
 def _line_shares(

@@ -126,9 +126,12 @@ class ScaleFree(Rule):
         m_scale = [moments.debias(step, rate) for rate in _M_RATES]
         v_scale = [moments.debias(step, rate) for rate in _V_RATES]
 
-        slots = layout.map(_accumulate, grads, *state.slots)
-        rms_p = _rms_of(params, layout)
-        rms_g = moments.rms(v_scale[1] * layout.mean(slots.v_slow), 1e-30)
+        # Apart from the other averages: the network needs its means.
+        v_slow, (p_square, v_square) = layout.map_and_mean(
+            _slow_average, params, grads, state=[state.slots.v_slow]
+        )
+        rms_p = moments.rms(p_square)
+        rms_g = moments.rms(v_scale[1] * v_square, 1e-30)
         scale = jnp.minimum(rms_p, state.initial_rms)
         scale = jnp.maximum(scale, _smallest(state.initial_rms, layout))
 
@@ -136,33 +139,43 @@ class ScaleFree(Rule):
         time = _time_features(progress, num_steps)
         layers = (first._replace(b=first.b + time @ theta.time), *rest)
 
-        def update(g, p, mf, mm, ms, vf, vs, inv_rms_p, inv_rms_g, scale):
-            m = [c * x for c, x in zip(m_scale, (mf, mm, ms), strict=True)]
-            v = [c * x for c, x in zip(v_scale, (vf, vs), strict=True)]
+        def update(g, p, inv_rms_p, inv_rms_g, scale, v_slow, *averages):
+            averages = _fast_averages(g, *averages)
+            *m, v_fast = averages
+            m = [c * x for c, x in zip(m_scale, m, strict=True)]
+            v = [c * x for c, x in zip(v_scale, (v_fast, v_slow), strict=True)]
             x = _features(g, p, m, v, inv_rms_p, inv_rms_g)
             d, s = network.unrolled(layers, x)
             rate = decay * jnp.exp(jnp.clip(s, -6.0, 3.0))
             step = self.step_size * scale * (x[2] + d) + self.weight_decay * p
-            return -rate * step
+            return -rate * step, averages
 
-        steps = layout.map(
+        steps, averages = layout.map_network(
             update,
             grads,
             params,
-            *slots,
             layout.spread(1.0 / rms_p),
             layout.spread(1.0 / rms_g),
             layout.spread(scale),
+            v_slow,
+            state=state.slots[:-1],
         )
+        slots = ScaleFreeSlots._make([*averages, v_slow])
         return steps, ScaleFreeState(step, slots, state.initial_rms)
 
 
-def _accumulate(g, m_fast, m_mid, m_slow, v_fast, v_slow) -> ScaleFreeSlots:
-    m, v = (m_fast, m_mid, m_slow), (v_fast, v_slow)
-    return ScaleFreeSlots(
-        *(moments.toward(a, g, rate) for a, rate in zip(m, _M_RATES, strict=True)),
-        *(moments.toward(a, g * g, rate) for a, rate in zip(v, _V_RATES, strict=True)),
-    )
+def _slow_average(p, g, v_slow) -> tuple[Array, list[Array]]:
+    """The slow average of squares, and what it and the squares of p are means of."""
+    v_slow = moments.toward(v_slow, g * g, _V_RATES[1])
+    return v_slow, [jnp.square(p), v_slow]
+
+
+def _fast_averages(g, *averages) -> list[Array]:
+    """The three momenta and the fast average of squares."""
+    rates = (*_M_RATES, _V_RATES[0])
+    news = (g, g, g, g * g)
+    steps = zip(averages, news, rates, strict=True)
+    return [moments.toward(average, x, rate) for average, x, rate in steps]
 
 
 def _rms_of(params: Field, layout: Layout) -> Float[Array, "tensors"]:

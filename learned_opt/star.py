@@ -91,12 +91,14 @@ class Star(Rule):
             theta.layers, time_features.bounded(state.step)
         )
 
-        def update(d: Array, m_b: Array, m_g: Array, v: Array, *m: Array) -> Array:
+        def step(outputs: list[Array], v: Array, *m: Array) -> Array:
+            d, m_b, m_g = outputs
             nominal = self.nominal_step * jnp.exp(0.001 * m_g) * sum(m) / 3
             learned = self.step_size * jnp.exp(0.001 * m_b) * d
             return -(nominal + learned) * jax.lax.rsqrt(v + 1e-6)
 
         features = adafactor_features.features(grads, params, slots, factored, layout)
-        outputs = normalized_network.shared(layers, features, layout)
-        steps = layout.map(update, *outputs, slots.v, *slots.m)
+        steps = normalized_network.shared(
+            layers, features, layout, step, slots.v, *slots.m
+        )
         return steps, AdafactorState(state.step + 1, slots, factored)
