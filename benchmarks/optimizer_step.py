@@ -2,7 +2,7 @@
 
     python -m benchmarks optimizer_step
     python -m benchmarks.optimizer_step --models transformer-100m --rounds 20
-    python -m benchmarks.optimizer_step --models thousand --flat
+    python -m benchmarks.optimizer_step --models thousand --layout Flat
 
 An optimizer's programs run in turn with those of `optax.adamw`, so that a noisy machine is
 noisy for both; times are medians over rounds. The state is donated, as in training. Per
@@ -24,7 +24,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -116,8 +116,8 @@ class Measure:
     optimizers: tuple[str, ...] = learned_opt.names()
     """Registered names; optax.adamw is always there."""
     rounds: int = 11
-    flat: bool = False
-    """Work on one vector; without, every tensor keeps its own arrays."""
+    layout: Literal["PerTensor", "Flat", "Kernels"] = "PerTensor"
+    """Of learned_opt: arrays of their own, one vector, or kernels of their own on GPUs."""
 
     def __call__(self) -> None:
         for model in self.models:
@@ -129,7 +129,7 @@ class Measure:
         grads = _normal(jax.random.key(1), shapes)
 
         def programs(name: str) -> dict[str, Program]:
-            tx = _transform(name, flat=self.flat)
+            tx = transform(name, self.layout)
             made = {"update": _update(tx, grads, params)}
             if model == "mlp":
                 made["step"] = _training_step(tx, params)
@@ -140,7 +140,7 @@ class Measure:
         count = sum(math.prod(shape) for shape in shapes)
         table = Table(
             title=f"one update, {model}: {count:,} parameters in {len(shapes)} tensors "
-            f"({jax.devices()[0].device_kind}{', flat' if self.flat else ''})"
+            f"({jax.devices()[0].device_kind}, {self.layout})"
         )
         columns = ["optimizer", "update ms", "x adamw"]
         columns += ["step ms", "x adamw"] if model == "mlp" else []
@@ -199,14 +199,16 @@ def _normal(key: jax.Array, shapes: tuple[tuple[int, ...], ...]) -> list[jax.Arr
     return [draw(*pair) for pair in zip(keys, shapes, strict=True)]
 
 
-def _transform(name: str, *, flat: bool) -> optax.GradientTransformationExtraArgs:
+def transform(name: str, layout: str) -> optax.GradientTransformationExtraArgs:
+    """An untrained optimizer by its name, or `BASELINE`, in a layout of `learned_opt`."""
     if name == BASELINE:
         return optax.with_extra_args_support(optax.adamw(1e-3))
     optimizer = learned_opt.get(name)()
     theta = jax.jit(optimizer.init)(jax.random.key(0))
-    if flat and isinstance(optimizer, learned_opt.Rule):
-        return optimizer.transform(theta, num_steps=1000, layout=learned_opt.Flat)
-    return optimizer.transform(theta, num_steps=1000)
+    if not isinstance(optimizer, learned_opt.Rule):
+        return optimizer.transform(theta, num_steps=1000)
+    kind = getattr(learned_opt, layout)
+    return optimizer.transform(theta, num_steps=1000, layout=kind)
 
 
 def _update(

@@ -2,13 +2,15 @@
 
 An optimizer is written once, against three operations on *fields* (a field holds one
 number per parameter): ``map`` an elementwise function, take the ``mean`` over each
-tensor, ``spread`` one number per tensor over its elements. Two layouts give them:
+tensor, ``spread`` one number per tensor over its elements. Three layouts give them:
 
 * `PerTensor` keeps the pytree. State inherits shapes and shardings from the
   parameters, nothing is gathered, so this is what the public transform uses.
 * `Flat` concatenates all tensors into one vector. A step is then a handful of fused
   loops whatever the number of tensors, which is several times faster for the small
   models of meta-training, on CPU (SIMD over one long axis) and GPU (few launches).
+* `Kernels` is `PerTensor` with GPU kernels for what holds a small network (``map_network``
+  and what is averaged).
 
 A field may carry leading axes (``[features, *shape]`` or ``[features, params]``).
 

@@ -117,7 +117,8 @@ class Rule(abc.ABC):
           num_steps: length of the whole run in updates, > 0; rules with a notion of
             progress need it, the others ignore it.
           layout: `PerTensor` unless given. `Flat` compiles and runs faster for small
-            models on one device; it gathers sharded parameters.
+            models on one device; it gathers sharded parameters. `Kernels` is for one
+            NVIDIA GPU.
 
         Returns:
           A transform whose ``update(grads, state, params, *, value, valid_value)``
@@ -144,8 +145,8 @@ class Rule(abc.ABC):
         layout = PerTensor if layout is None else layout
         if not (isinstance(layout, type) and issubclass(layout, Layout)):
             raise TypeError(
-                "`layout` is learned_opt.PerTensor or learned_opt.Flat, a class, not "
-                f"{layout!r}."
+                "`layout` is learned_opt.PerTensor, learned_opt.Flat or "
+                f"learned_opt.Kernels, a class, not {layout!r}."
             )
 
         slots_of_scalar = functools.cache(lambda: self._slots_of_scalar(theta))

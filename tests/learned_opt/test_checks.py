@@ -80,7 +80,7 @@ def test_a_run_has_at_least_a_step(case, number):
 def test_a_layout_is_a_class(case):
     for other in ("flat", 1, dict):
         with pytest.raises(
-            TypeError, match="learned_opt.PerTensor or learned_opt.Flat"
+            TypeError, match="PerTensor, learned_opt.Flat or learned_opt.K"
         ):
             case.optimizer.transform(case.theta, layout=other)
 
