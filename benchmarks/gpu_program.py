@@ -1,8 +1,8 @@
 """What an update becomes on a GPU that is not here: kernels, bytes moved, memory.
 
     pip install jax-cuda13-plugin jax-cuda13-pjrt  # the versions of jax; no GPU, no driver
-    python -m benchmarks.gpu_program
-    python -m benchmarks.gpu_program --model transformer --optimizers scale_free
+    JAX_PLATFORMS=cpu python -m benchmarks.gpu_program
+    JAX_PLATFORMS=cpu python -m benchmarks.gpu_program --model transformer
 
 XLA compiles for a described device (here an H100), and what it made is read: nothing is
 run, so there are no times but of compiling (by the CPU). Per optimizer and layout:
@@ -151,8 +151,9 @@ def _compile(update: Any, grads: Any, params: Any, state: Any) -> Any:
         )
     except (RuntimeError, ValueError) as e:
         raise SystemExit(
-            "XLA's compiler for CUDA is not installed: `pip install jax-cuda13-plugin"
-            f"=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}` brings it ({e})"
+            "XLA's compiler for CUDA did not start; `pip install jax-cuda13-plugin"
+            f"=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}` brings it, and "
+            f"JAX_PLATFORMS=cpu must be set where there is no GPU ({e})."
         ) from e
     place = SingleDeviceSharding(topology.devices[0])
     put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)

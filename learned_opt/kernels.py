@@ -7,7 +7,8 @@ tensors of equal shape share it.
 
 A kernel's program works on some hundred elements of the tensor, wherever they are in its
 shape. It has them, and all that lies between, in registers. What the network closes over
-(its weights, the step) is computed outside and handed over as one vector.
+(its weights, the step) is computed outside and handed over as one vector. Triton's maximum
+drops NaN; here it is kept (`_evaluate`), so that a run that has failed does not go on.
 
 This is a Triton kernel. Jax 0.11.2 and later warn that they will drop Triton some day;
 `learned_opt.PerTensor` does without.
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas
 from jax.experimental.pallas import triton
-from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array, Bool, Float, Int
 
 from learned_opt.layout import Entry
@@ -32,6 +33,8 @@ from learned_opt.layout import Entry
 _BLOCK = 512  # elements of a program: four for each of its threads
 _WARPS = 4
 _LARGEST = 2**31 - _BLOCK  # positions are int32
+# What calls a function, and where that is.
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
 
 
 def fits(shape: tuple[int, ...], *arrays: Array | Entry) -> bool:
@@ -54,8 +57,8 @@ def prepare(
         gets a tuple of entries (nested, for more than one); it may close over numbers, and
         arrays that it takes apart to numbers.
       shape: of the tensor; see `fits`.
-      *arrays: each ``[..., *shape]``, some axes of ``shape`` perhaps 1 long; or an entry
-        ``[..., tensors]`` per tensor. Only their shapes are used.
+      *arrays: each ``[..., *shape]``, some axes of ``shape`` perhaps 1 long; or an
+        `Entry`, whose values are ``[..., tensors]``. All float32; only shapes are used.
       replaced: so many of the last arrays are replaced by the last of what ``f`` returns,
         and may be overwritten.
       interpret: runs on any platform, slowly.
@@ -89,9 +92,10 @@ def prepare(
         constants = [numbers_ref[i] for i in range(numbers.size)]
         results = network(*constants, *jax.tree.leaves(values))
         results = [jnp.broadcast_to(x, (_BLOCK,)) for x in results]
-        for ref, x in zip(made, results[: len(outputs)], strict=False):
+        fields, summed = results[: len(outputs)], results[len(outputs) :]
+        for ref, x in zip(made[: len(outputs)], fields, strict=True):
             triton.store(ref.at[position], x, mask=exists)
-        for i, x in enumerate(results[len(outputs) :]):
+        for i, x in enumerate(summed):
             made[-1][program * len(sums) + i] = jnp.sum(jnp.where(exists, x, 0.0))
 
     made = [jax.ShapeDtypeStruct((size,), jnp.float32) for _ in outputs]
@@ -244,10 +248,11 @@ def _without_constants(
     jaxpr = closed.jaxpr
     known, outside, inside = set(jaxpr.constvars), [], []
     for equation in jaxpr.eqns:
-        read = [x for x in equation.invars if not isinstance(x, Literal)]
+        read = [x for x in equation.invars if not _is_literal_number(x)]
+        of_known = all(isinstance(x, Literal) or x in known for x in read)
         # To repeat a number for all elements is the kernel's.
         repeats = equation.primitive.name == "broadcast_in_dim"
-        if read and known.issuperset(read) and not repeats:
+        if read and of_known and not repeats:
             outside.append(equation)
             known.update(equation.outvars)
         else:
@@ -265,7 +270,7 @@ def _without_constants(
     numbers = pick(outside, [], needed)(*closed.consts)
     vector = jnp.stack(numbers) if numbers else jnp.zeros((1,))
     f = _function(closed, inside, list(jaxpr.invars), jaxpr.outvars, known=needed)
-    if not numbers:  # the vector still has an entry: an array of none is no array
+    if not numbers:  # Triton takes no empty array: the vector still has an entry
         return vector, lambda nothing, *x: f(*x)
     return vector, f
 
@@ -285,4 +290,31 @@ def _function(
         outvars=list(results),
         eqns=list(equations),
     )
-    return jaxpr_as_fun(ClosedJaxpr(jaxpr, []))
+    return lambda *x: _evaluate(jaxpr, (), x)
+
+
+def _is_literal_number(x: Any) -> bool:
+    return isinstance(x, Literal) and np.ndim(x.val) == 0
+
+
+def _evaluate(
+    jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]
+) -> list[Any]:
+    """What a jaxpr computes, with maxima and minima that keep NaN wherever it runs."""
+    values = dict(zip(jaxpr.constvars, constants, strict=True))
+    values |= dict(zip(jaxpr.invars, arguments, strict=True))
+    read = lambda x: x.val if isinstance(x, Literal) else values[x]
+    for equation in jaxpr.eqns:
+        inputs, name = [read(x) for x in equation.invars], equation.primitive.name
+        if name in _CALLS:
+            called = equation.params[_CALLS[name]]
+            outputs = _evaluate(called.jaxpr, called.consts, inputs)
+        elif name in ("max", "min"):
+            x, y = inputs
+            first = x > y if name == "max" else x < y
+            outputs = [jnp.where(first | (x != x), x, y)]
+        else:
+            made = equation.primitive.bind(*inputs, **equation.params)
+            outputs = made if equation.primitive.multiple_results else [made]
+        values |= dict(zip(equation.outvars, outputs, strict=True))
+    return [read(x) for x in jaxpr.outvars]

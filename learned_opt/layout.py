@@ -132,13 +132,16 @@ class Layout(abc.ABC):
     def means(
         self, f: Callable[..., Sequence[Array]], *fields: Field
     ) -> Float[Array, "outputs tensors"]:
-        """Means of each output of an elementwise ``f``, none of which is kept."""
+        """Means of each output of an elementwise ``f``, none of which is kept.
+
+        As in `map_network`, ``f`` may be given tuples in place of leading axes.
+        """
 
     @abc.abstractmethod
     def mean_squares(
         self, f: Callable[..., Sequence[Array]], *fields: Field
     ) -> Float[Array, "outputs tensors"]:
-        """Mean squares of each output of an elementwise ``f``, none of which is kept."""
+        """Mean squares of each output of an elementwise ``f``; otherwise as `means`."""
 
     @abc.abstractmethod
     def map_in_pieces(
@@ -164,7 +167,7 @@ class Layout(abc.ABC):
           f: elementwise, of ``fields`` and ``state``. It is also given tuples in place of
             leading axes: it may index them, and take them apart by `network.entries`. All
             it returns has the shape of a tensor.
-          *fields: its arguments.
+          *fields: its arguments, float32.
           state: more of them, without leading axes; what ``f`` returns ends with their
             successors, which may be written in their place.
 
@@ -194,7 +197,10 @@ class Layout(abc.ABC):
 
     @abc.abstractmethod
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
-        """A field that repeats each tensor's value over its elements."""
+        """A field that repeats each tensor's value over its elements.
+
+        In `Kernels` only the operations of the layout know it for one.
+        """
 
 
 class PerTensor(Layout):
@@ -290,7 +296,7 @@ class Entry:
     """
 
     values: Float[Array, "... tensors"]
-    index: Int[Array, "1"]
+    index: Int[Array | np.ndarray, "1"]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -304,8 +310,13 @@ class Entry:
 class Kernels(PerTensor):
     """`PerTensor` whose small networks are kernels of their own on NVIDIA GPUs.
 
-    Elsewhere it is `PerTensor`. The kernels have no derivatives, and are for tensors that
-    are whole on each device: sharded ones are gathered.
+    For compiled updates on one device. Donate the state: it is written in place, and what
+    is still needed is copied first (so is a state that a condition may bring back).
+
+    It is `PerTensor` on other platforms, outside of `jax.jit`, inside `jax.shard_map`, and
+    where types say that an array is sharded; arrays that are sharded without that are
+    gathered. A compiled update has no derivatives, and is exported for one platform at a
+    time.
     """
 
     _interpret = False
@@ -322,6 +333,12 @@ class Kernels(PerTensor):
         self, f: Callable[..., tuple[Any, Any]], *fields: Field
     ) -> tuple[Any, Any]:
         return super().map_in_pieces(f, *map(self._taken, fields))
+
+    def unravel(self, field: Field) -> Any:
+        return self._taken(field)
+
+    def mean(self, field: Field) -> Float[Array, "... tensors"]:
+        return super().mean(self._taken(field))
 
     def _taken(self, field: Field) -> Field:
         """With arrays for entries."""
@@ -367,8 +384,11 @@ class Kernels(PerTensor):
     def _choose(
         self, plain: Callable[..., Any], kernel: Callable[..., Any], *fields: Field
     ) -> Any:
+        leaves = jax.tree.leaves(fields)
         if self._interpret:
             return kernel(*fields)
+        if not any(isinstance(x, Tracer) for x in leaves) or _is_spread_out(leaves):
+            return plain(*map(self._taken, fields))
         return jax.lax.platform_dependent(*fields, cuda=kernel, default=plain)
 
     def _by_kernels(
@@ -382,12 +402,11 @@ class Kernels(PerTensor):
             if not kernels.fits(shape, *arrays):
                 taken = [x.take(shape) if isinstance(x, Entry) else x for x in arrays]
                 return pieces.map_and_sum(f, shape, *taken)
-            key = (shape, *(x.shape for x in arrays))
-            if key not in prepared:
-                prepared[key] = kernels.prepare(
+            if shape not in prepared:
+                prepared[shape] = kernels.prepare(
                     f, shape, *arrays, replaced=replaced, interpret=self._interpret
                 )
-            return prepared[key](*arrays)
+            return prepared[shape](*arrays)
 
         return self._each(run, *fields)
 
@@ -527,6 +546,12 @@ class Flat(Layout):
                 for x, shape in pairs
             ]
         )
+
+
+def _is_spread_out(arrays: Sequence[Array]) -> bool:
+    """Whether arrays are, by their types or the code around, parts on several devices."""
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    return bool(manual) or any(map(pieces.is_sharded, arrays))
 
 
 def _longest(shape: tuple[int, ...]) -> int | None:

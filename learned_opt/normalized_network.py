@@ -65,7 +65,7 @@ def shared(
 
     lines = _line_shares(share, features, layout)
 
-    def take(scale: Array, row: Array, column: Array, *arrays: Array) -> Array:
+    def steps(scale: Array, row: Array, column: Array, *arrays: Array) -> Array:
         fields, others = arrays[: len(features.fields)], arrays[len(features.fields) :]
         own = features.own(*fields)
         x = [a * b for a, b in zip(network.entries(scale), own, strict=True)]
@@ -74,7 +74,7 @@ def shared(
         return step(network.unrolled(rest, hidden), *others)
 
     own_scales = layout.spread(scales[features.own_places])
-    return layout.map_network(take, own_scales, *lines, *features.fields, *others)
+    return layout.map_network(steps, own_scales, *lines, *features.fields, *others)
 
 
 def by_tensor(
@@ -105,7 +105,7 @@ def by_tensor(
     lines = _line_shares(share, features, layout)
     weights = (w[features.own_places], first.b, *(x for layer in rest for x in layer))
 
-    def take(row: Array, column: Array, *arrays: Array) -> Array:
+    def steps(row: Array, column: Array, *arrays: Array) -> Array:
         (w, b, *rest), arrays = arrays[: len(weights)], arrays[len(weights) :]
         fields, others = arrays[: len(features.fields)], arrays[len(features.fields) :]
         sums = network.unrolled([Dense(w, b)], features.own(*fields))
@@ -115,7 +115,7 @@ def by_tensor(
         return step(made, *others)
 
     spread = [layout.spread(x) for x in weights]
-    return layout.map_network(take, *lines, *spread, *features.fields, *others)
+    return layout.map_network(steps, *lines, *spread, *features.fields, *others)
 
 
 def _line_shares(

@@ -35,7 +35,7 @@ def map_and_sum(
     """
     most = _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATOR
     cut = _cut(shape, most, jax.device_count())
-    if cut is None or any(map(_is_sharded, arrays)):
+    if cut is None or any(map(is_sharded, arrays)):
         outputs, summed = f(*arrays)
         return outputs, _sums(summed, len(shape))
     axis, count = cut
@@ -156,6 +156,6 @@ def _sums(summed: Any, rank: int) -> Any:
     )
 
 
-def _is_sharded(x: Array) -> bool:
+def is_sharded(x: Array) -> bool:
     """Whether its type says that it is spread over devices: then only XLA may cut it."""
     return any(name is not None for name in jax.typeof(x).sharding.spec)

@@ -165,7 +165,7 @@ class ScaleFree(Rule):
 
 
 def _slow_average(p, g, v_slow) -> tuple[Array, list[Array]]:
-    """The slow average of squares, and what it and the squares of p are means of."""
+    """The slow average of squares; and, only to be averaged, it and the squares of p."""
     v_slow = moments.toward(v_slow, g * g, _V_RATES[1])
     return v_slow, [jnp.square(p), v_slow]
 

@@ -94,8 +94,12 @@ def test_for_cuda_there_are_so_many_kernels_for_each_tensor(name, per_tensor):
     export = jax.export.export(
         jax.jit(update), platforms=["cuda"], disabled_checks=allowed
     )
-    program = export(params, state, params).mlir_module()
-    assert "tt.func" in program or target in program
+    try:
+        program = export(params, state, params).mlir_module()
+    except RuntimeError as e:  # jax 0.12 asks the device
+        if "No supported GPU" not in str(e):
+            raise
+        pytest.skip("this jax makes CUDA programs on machines with a GPU only")
     # Tensors of a shape share a kernel: two shapes; calls are counted where made.
     assert program.count(f"@{target}") == 2 * per_tensor
 
@@ -124,6 +128,23 @@ def test_any_array_of_a_tensor_is_found_at_its_elements(shape, data):
     assert sums[1] == x.size  # not the rest of the last block
 
 
+def test_nan_is_kept_where_triton_would_drop_it():
+    x = jnp.array([jnp.nan, -2.0, 0.5, 9.0])
+    weights = jnp.array([1.0, jnp.nan])
+
+    def f(x):
+        of_nan = [jnp.maximum(x, weights[1]), jnp.minimum(weights[1], x)]
+        return [jax.nn.relu(x), jnp.clip(x, -1.0, weights[0]), *of_nan], []
+
+    run = kernels.prepare(f, x.shape, x, interpret=True)
+    relu, clipped, *of_nan = run(x)[0]
+    np.testing.assert_array_equal(relu, [np.nan, 0, 0.5, 9])
+    np.testing.assert_array_equal(clipped, [np.nan, -1, 0.5, 1])
+    assert np.all(np.isnan(of_nan))
+    program = str(jax.make_jaxpr(run)(x))
+    assert " max " not in program and " min " not in program
+
+
 def test_a_tensors_number_is_read_by_its_index():
     x, values = jnp.ones((30, 40)), jnp.arange(6.0).reshape(2, 3)
     f = lambda x, y: (x * y[0] + 10 * y[1], [])
@@ -149,6 +170,14 @@ def test_a_network_is_closed_over_as_its_numbers():
     np.testing.assert_allclose(made, plain, rtol=1e-5, atol=1e-6)
 
 
+def test_a_number_that_is_closed_over_may_be_repeated():
+    weights, x = jnp.arange(1.0, 5.0), jax.random.normal(KEY, (600,))
+    product = lambda: weights[2] * weights[3]
+    f = lambda x: (jnp.where(x > 0, jnp.broadcast_to(product(), x.shape), x), [])
+    made, _ = kernels.prepare(f, x.shape, x, interpret=True)(x)
+    np.testing.assert_array_equal(made, jnp.where(x > 0, 12.0, x))
+
+
 def test_to_read_an_array_as_a_whole_is_an_error():
     weights, x = jnp.ones((4, 4)), jnp.ones(8)
     f = lambda x: (x * jnp.sum(weights * x[0]), [])
@@ -163,6 +192,8 @@ def test_what_is_replaced_may_still_be_read():
     made = run(x, average)[0]
     np.testing.assert_array_equal(made[1], jnp.ones(600))
     np.testing.assert_array_equal(average, jnp.zeros(600))
+    # Inputs: the tensor's index, numbers, x, average.
+    assert "input_output_aliases=((3, 1),)" in str(jax.make_jaxpr(run)(x, average))
 
 
 def test_a_kernel_works_under_vmap_and_in_a_chain():
@@ -197,3 +228,36 @@ def test_means_are_of_fields_whatever_the_parameters_are_in(layout, params):
         [2 * x for x in jax.tree.leaves(params)],
     )
     np.testing.assert_allclose(jnp.stack(means)[:, 0], [1, 2])
+
+
+def test_inside_shard_map_and_outside_of_jit_it_is_the_plain_layout():
+    optimizer = learned_opt.ScaleFree()
+    theta = optimizer.init(KEY)
+    params = jax.random.normal(KEY, (jax.device_count(), 5, 4))
+
+    def step(layout, p):
+        tx = optimizer.transform(theta, num_steps=9, layout=layout)
+        return tx.update(jnp.sin(p), tx.init(p), p)[0]
+
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((jax.device_count(),), ("d",), axis_types=auto)
+    spec = jax.P("d")
+    spread = [
+        jax.jit(
+            jax.shard_map(
+                lambda p, of=of: step(of, p), mesh=mesh, in_specs=spec, out_specs=spec
+            )
+        )(params)
+        for of in (PerTensor, Kernels)
+    ]
+    np.testing.assert_allclose(*spread, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(step(Kernels, params), step(PerTensor, params))
+
+
+def test_entries_are_arrays_for_every_operation_of_the_layout():
+    params = [jnp.ones((3, 4)), jnp.ones(2)]
+    view = Interpreted(params)
+    field = view.spread(jnp.array([2.0, 5.0]))
+    assert [x.shape for x in view.tensors(field)] == [(1, 1), (1,)]
+    made = view.map(jnp.multiply, field, params)
+    jax.tree.map(np.testing.assert_array_equal, made, [2 * params[0], 5 * params[1]])
