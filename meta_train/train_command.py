@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from meta_train import display, elastic, evaluate_display, processes, run
+from meta_train.config import TrainConfig
 from meta_train.devices import compilation_cache_in
 from meta_train.durations import budget
 from meta_train.evaluate import OutOfTimeError, suites
@@ -37,6 +38,7 @@ def train(command: "Train") -> None:
     started = time.monotonic()
     _check(command)
     if command.resume and not run.holds_run(command.folder):
+        _refuse_nothing_said(command)
         console.print(
             f"{command.folder} holds no run to go on with; a new one begins.",
             soft_wrap=True,
@@ -60,6 +62,16 @@ def train(command: "Train") -> None:
     if command.then_evaluate and not result.told_to_stop:
         left = None if whole is None else whole - (time.monotonic() - started)
         _evaluate(command, left)
+
+
+def _refuse_nothing_said(command: "Train") -> None:
+    """Raise ValueError if a command means a run that is there, and none is."""
+    bare = type(command)(TrainConfig(), folder=command.folder, resume=True)
+    if command == bare:
+        raise ValueError(
+            f"{command.folder} holds no run to go on with. For a new one there, leave out "
+            "--resume, or say what it is to be (--optimizer scale_free --time-budget 9m)."
+        )
 
 
 def _check(command: "Train") -> None:

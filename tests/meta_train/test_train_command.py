@@ -15,7 +15,7 @@ from meta_train import cli, evaluate, evaluate_display, run, train_command
 _WORDS = ["train", "--optimizer", "adam", "--num-tasks", "2", "--num-pairs", "2"]
 _WORDS += ["--task-options", "hidden=4&activation=tanh"]
 _WORDS += ["--window", "2", "--min-horizon", "2", "--max-horizon", "8"]
-_THEN = ["--then-evaluate", "eval-small"]
+_THEN = ["--then-evaluate", "small_mlp"]
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
@@ -51,7 +51,7 @@ def test_a_third_of_the_time_is_kept_to_evaluate_and_ends_before_the_last_quarte
     _train(tmp_path, "--time-budget", "12s", *_THEN)
     ((command, seconds),) = evaluations
     assert given == [pytest.approx(8.0)] and seconds == pytest.approx(0.75 * 3)
-    assert command.optimizers == (str(tmp_path),) and command.suite == "eval-small"
+    assert command.optimizers == (str(tmp_path),) and command.suite == "small_mlp"
 
 
 def test_a_run_goes_on_with_its_own_config_and_refuses_another(tmp_path, capsys):
@@ -64,6 +64,16 @@ def test_a_run_goes_on_with_its_own_config_and_refuses_another(tmp_path, capsys)
     with pytest.raises(SystemExit):
         cli.main([*again, "--seed", "0"])  # the default, but it was asked for
     assert "seed: 0, not 1" in capsys.readouterr().out
+
+
+def test_to_go_on_where_no_run_is_with_nothing_said_about_one_is_an_error(
+    tmp_path, capsys
+):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--folder", str(tmp_path / "mistyped"), "--resume"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "holds no run to go on with" in out and "leave out --resume" in out
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_without_a_budget_or_with_one_of_its_own_the_evaluation_has_that(
