@@ -193,7 +193,7 @@ def import_tfds() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import array_record  # noqa: F401 # pyright: ignore
-            import tensorflow_datasets as tfds
+            import tensorflow_datasets as tfds  # pyright: ignore
     except ImportError as error:
         raise ImportError(
             f"reading prepared data sets needs packages that are not here ({error}): "

@@ -85,7 +85,7 @@ def _text(document: bytes) -> str:
 
 def _import_sentencepiece() -> Any:
     try:
-        import sentencepiece
+        import sentencepiece  # pyright: ignore
     except ImportError as error:
         raise ImportError(
             f"text in subwords needs a package that is not here ({error}): "
