@@ -51,7 +51,7 @@ def test_a_second_run_in_a_folder_names_the_first(tmp_path, holder):
 
 def test_the_command_line_says_so_in_one_sentence(tmp_path, holder, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "--resume", "--folder", str(tmp_path)])
+        cli.main(["train", "--seed", "1", "--resume", "--folder", str(tmp_path)])
     assert f"error: {tmp_path} is in use" in " ".join(capsys.readouterr().out.split())
 
 
