@@ -90,6 +90,10 @@ class Measure:
         "celo",
         "hyper_v2",
     )
+    donate: bool = True
+    """The state is the update's to overwrite."""
+    guarded: bool = False
+    """In `optax.apply_if_finite`, which may bring the old state back."""
     layouts: tuple[Literal["PerTensor", "Flat", "Kernels"], ...] = (
         "PerTensor",
         "Flat",
@@ -116,12 +120,14 @@ class Measure:
             table.add_column(column, justify="right")
         cases = [(name, layout) for name in self.optimizers for layout in self.layouts]
         for name, layout in [(BASELINE, "-"), *cases]:
-            table.add_row(name, layout, *_cells(transform(name, layout), params, count))
+            tx = transform(name, layout)
+            tx = optax.apply_if_finite(tx, 5) if self.guarded else tx
+            table.add_row(name, layout, *_cells(tx, params, count, self.donate))
         Console(width=100).print(table)
 
 
 def _cells(
-    tx: optax.GradientTransformationExtraArgs, params: Any, count: int
+    tx: optax.GradientTransformationExtraArgs, params: Any, count: int, donate: bool
 ) -> list[str]:
     state = jax.eval_shape(tx.init, params)
 
@@ -130,7 +136,7 @@ def _cells(
         return tx.update(grads, state, params, value=jnp.float32(1.0))[::-1]
 
     began = time.perf_counter()
-    compiled = _compile(update, params, params, state)
+    compiled = _compile(update, (params, params, state), (2,) if donate else ())
     seconds = time.perf_counter() - began
     launches, moved = traffic(compiled.as_text())
     sizes = [_bytes(x) for x in (params, state)]
@@ -144,7 +150,7 @@ def _cells(
     ]
 
 
-def _compile(update: Any, grads: Any, params: Any, state: Any) -> Any:
+def _compile(update: Any, arguments: Any, donated: tuple[int, ...]) -> Any:
     try:
         topology = topologies.get_topology_desc(
             "h100", "cuda", target_config=H100, topology="1x1x1"
@@ -157,12 +163,14 @@ def _compile(update: Any, grads: Any, params: Any, state: Any) -> Any:
         ) from e
     place = SingleDeviceSharding(topology.devices[0])
     put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-    jitted = jax.jit(update, donate_argnums=2, in_shardings=place, out_shardings=place)
+    jitted = jax.jit(
+        update, donate_argnums=donated, in_shardings=place, out_shardings=place
+    )
     on_cpu = jax.default_backend
     # As tensors are cut into larger pieces on accelerators.
     jax.default_backend = lambda: "gpu"
     try:
-        lowered = jitted.lower(*jax.tree.map(put, (grads, params, state)))
+        lowered = jitted.lower(*jax.tree.map(put, arguments))
     finally:
         jax.default_backend = on_cpu
     return lowered.compile()

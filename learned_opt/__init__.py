@@ -17,7 +17,8 @@ from learned_opt.celo import Celo, CeloRule, CeloScheduler, CeloTheta
 from learned_opt.celo2 import Celo2, Celo2Harness
 from learned_opt.hierarchical import Hierarchical
 from learned_opt.hyper_v2 import HyperV2
-from learned_opt.layout import Flat, Kernels, Layout, PerTensor
+from learned_opt.kernel_layout import Kernels
+from learned_opt.layout import Flat, Layout, PerTensor
 from learned_opt.momentum import Momentum
 from learned_opt.nadamw import NAdamW
 from learned_opt.optimizer import (

@@ -1,7 +1,7 @@
 """Small networks of every parameter as GPU kernels, compiled once for each shape.
 
-XLA makes one kernel of such a network too, but takes a second or two for each tensor, and
-for some networks writes what lies between their layers to memory. A kernel of
+XLA compiles such a network anew for each tensor, and may make several kernels of it that
+write what lies between its layers to memory. A kernel of
 `pallas <https://docs.jax.dev/en/latest/pallas>`_ is closed: nothing is merged with it, and
 tensors of equal shape share it.
 
@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from jax.experimental.pallas import triton
 from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array, Bool, Float, Int
 
-from learned_opt.layout import Entry
+from learned_opt.kernel_layout import Entry
 
 _BLOCK = 512  # elements of a program: four for each of its threads
 _WARPS = 4
@@ -68,7 +68,7 @@ def prepare(
       first, ``[*shape]``, and sums of the second over the tensor.
 
     Raises:
-      NotImplementedError: ``f`` reads an array that it closes over as a whole.
+      ValueError: ``f`` reads an array that it closes over as a whole.
     """
     views = [_view(x, shape) for x in arrays]
     jaxpr, results = jax.make_jaxpr(f, return_shape=True)(
@@ -84,11 +84,9 @@ def prepare(
         program = pallas.program_id(0)
         position = program * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.int32)
         exists = position < size
-        index = index_ref[0]
-        values = [
-            view.load(ref, position, exists, index)
-            for view, ref in zip(views, inputs, strict=True)
-        ]
+        block = _Block(position, exists, index_ref[0])
+        pairs = zip(views, inputs, strict=True)
+        values = [view.load(ref, block) for view, ref in pairs]
         constants = [numbers_ref[i] for i in range(numbers.size)]
         results = network(*constants, *jax.tree.leaves(values))
         results = [jnp.broadcast_to(x, (_BLOCK,)) for x in results]
@@ -121,9 +119,8 @@ def prepare(
         fields = [x.reshape(shape) for x in made[: len(outputs)]]
         partial = made[-1].reshape(programs, len(sums)) if sums else jnp.zeros((1, 0))
         totals = jnp.unstack(jnp.sum(partial, axis=0))
-        return jax.tree.unflatten(out_tree, fields), jax.tree.unflatten(
-            sum_tree, totals
-        )
+        filled = jax.tree.unflatten(out_tree, fields)
+        return filled, jax.tree.unflatten(sum_tree, totals)
 
     def apply(*arrays: Array | Entry) -> tuple[Any, Any]:
         indices = [x.index for x in arrays if isinstance(x, Entry)]
@@ -132,6 +129,14 @@ def prepare(
         return run(index, numbers, *arrays)
 
     return apply
+
+
+class _Block(NamedTuple):
+    """The elements that a program works on."""
+
+    position: Int[Array, "block"]  # in the tensor, as if it were a vector
+    exists: Bool[Array, "block"]  # the last block may be longer than what is left
+    index: Int[Array, ""]  # of the tensor among all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,16 +156,9 @@ class _Number:
         number = jax.ShapeDtypeStruct((), jnp.float32)
         return _nest(self.lead, lambda i: number)
 
-    def load(
-        self,
-        ref: Any,
-        position: Int[Array, "block"],
-        exists: Bool[Array, "block"],
-        index: Int[Array, ""],
-    ) -> Any:
-        """The number of the tensor at ``index``."""
-        del position, exists
-        return _nest(self.lead, lambda i: ref[i * self.tensors + index])
+    def load(self, ref: Any, block: _Block) -> Any:
+        """The number of the block's tensor."""
+        return _nest(self.lead, lambda i: ref[i * self.tensors + block.index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,20 +180,11 @@ class _Elements:
         block = jax.ShapeDtypeStruct((_BLOCK,), jnp.float32)
         return _nest(self.lead, lambda i: block)
 
-    def load(
-        self,
-        ref: Any,
-        position: Int[Array, "block"],
-        exists: Bool[Array, "block"],
-        index: Int[Array, ""],
-    ) -> Any:
-        """The entries of the elements at ``position``, of those that exist."""
-        del index
-        place, size = self._place(position), math.prod(self.own)
-        return _nest(
-            self.lead,
-            lambda i: triton.load(ref.at[place + i * size], mask=exists, other=0.0),
-        )
+    def load(self, ref: Any, block: _Block) -> Any:
+        """The entries of the block's elements, of those that exist."""
+        place, size = self._place(block.position), math.prod(self.own)
+        read = functools.partial(triton.load, mask=block.exists, other=0.0)
+        return _nest(self.lead, lambda i: read(ref.at[place + i * size]))
 
     def _place(self, position: Int[Array, "block"]) -> Int[Array, "block"]:
         place, stride, own_stride = jnp.zeros_like(position), 1, 1
@@ -262,7 +251,7 @@ def _without_constants(
     needed = [x for x in dict.fromkeys(used) if x in known]
     for x in needed:
         if x.aval.shape or x.aval.dtype != jnp.float32:
-            raise NotImplementedError(
+            raise ValueError(
                 "a kernel's function may close over float32 numbers, or arrays that it "
                 f"takes apart to such numbers; this one reads {x.aval} as a whole."
             )

@@ -10,7 +10,7 @@ tensor, ``spread`` one number per tensor over its elements. Three layouts give t
   loops whatever the number of tensors, which is several times faster for the small
   models of meta-training, on CPU (SIMD over one long axis) and GPU (few launches).
 * `Kernels` is `PerTensor` with GPU kernels for what holds a small network (``map_network``
-  and what is averaged).
+  and what is averaged); see `kernel_layout`.
 
 A field may carry leading axes (``[features, *shape]`` or ``[features, params]``).
 
@@ -24,7 +24,6 @@ its own shape, and the results are joined to a ``field``.
 """
 
 import abc
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from learned_opt import cutting, pieces
 
@@ -199,7 +198,7 @@ class Layout(abc.ABC):
     def spread(self, values: Float[Array, "... tensors"]) -> Field:
         """A field that repeats each tensor's value over its elements.
 
-        In `Kernels` only the operations of the layout know it for one.
+        It is for the operations of the layout: `Kernels` has no arrays there.
         """
 
 
@@ -243,7 +242,7 @@ class PerTensor(Layout):
         self, f: Callable[..., Sequence[Array]], *fields: Field
     ) -> Float[Array, "outputs tensors"]:
         # One by one: stacked, they would fill memory with all outputs at once.
-        return jnp.stack([self.mean(output) for output in self.map(f, *fields)])
+        return jnp.stack(self.map_and_mean(lambda *x: ((), list(f(*x))), *fields)[1])
 
     def mean_squares(
         self, f: Callable[..., Sequence[Array]], *fields: Field
@@ -283,132 +282,6 @@ class PerTensor(Layout):
 
     def _repeat(self, tensors: list[Array]) -> Field:
         return self._treedef.unflatten(tensors)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Entry:
-    """The number of one tensor, not yet taken out of those of all.
-
-    Attributes:
-      values: those of all tensors.
-      index: of the tensor.
-    """
-
-    values: Float[Array, "... tensors"]
-    index: Int[Array | np.ndarray, "1"]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    def take(self, shape: tuple[int, ...]) -> Array:
-        own = jnp.take(self.values, self.index[0], axis=-1)
-        return own.reshape(*own.shape, *(1,) * len(shape))
-
-
-class Kernels(PerTensor):
-    """`PerTensor` whose small networks are kernels of their own on NVIDIA GPUs.
-
-    For compiled updates on one device. Donate the state: it is written in place, and what
-    is still needed is copied first (so is a state that a condition may bring back).
-
-    It is `PerTensor` on other platforms, outside of `jax.jit`, inside `jax.shard_map`, and
-    where types say that an array is sharded; arrays that are sharded without that are
-    gathered. A compiled update has no derivatives, and is exported for one platform at a
-    time.
-    """
-
-    _interpret = False
-
-    def spread(self, values: Float[Array, "... tensors"]) -> Field:
-        # Taken out by the kernel: for XLA that is a program for each tensor.
-        indices = np.arange(len(self.shapes), dtype=np.int32)[:, None]
-        return self._treedef.unflatten(Entry(values, i) for i in indices)
-
-    def map(self, f: Callable[..., Any], *fields: Field) -> Any:
-        return super().map(f, *map(self._taken, fields))
-
-    def map_in_pieces(
-        self, f: Callable[..., tuple[Any, Any]], *fields: Field
-    ) -> tuple[Any, Any]:
-        return super().map_in_pieces(f, *map(self._taken, fields))
-
-    def unravel(self, field: Field) -> Any:
-        return self._taken(field)
-
-    def mean(self, field: Field) -> Float[Array, "... tensors"]:
-        return super().mean(self._taken(field))
-
-    def _taken(self, field: Field) -> Field:
-        """With arrays for entries."""
-        leaves = zip(self._treedef.flatten_up_to(field), self.shapes, strict=True)
-        return self._treedef.unflatten(
-            x.take(shape) if isinstance(x, Entry) else x for x, shape in leaves
-        )
-
-    def map_network(
-        self, f: Callable[..., Any], *fields: Field, state: Sequence[Field] = ()
-    ) -> Any:
-        plain = functools.partial(PerTensor.map_network, self, f)
-        alone = lambda *x: (f(*x), [])
-        kernel = lambda *x: self._by_kernels(alone, *x, replaced=len(state))[0]
-        return self._choose(plain, kernel, *fields, *state)
-
-    def map_and_mean(
-        self,
-        f: Callable[..., tuple[Any, Any]],
-        *fields: Field,
-        state: Sequence[Field] = (),
-    ) -> tuple[Any, Any]:
-        plain = functools.partial(PerTensor.map_and_mean, self, f)
-        kernel = functools.partial(self._by_kernels, f, replaced=len(state))
-        return self._choose(plain, kernel, *fields, *state)
-
-    def means(
-        self, f: Callable[..., Sequence[Array]], *fields: Field
-    ) -> Float[Array, "outputs tensors"]:
-        plain = functools.partial(PerTensor.means, self, f)
-        summed = lambda *x: ([], list(f(*x)))
-        kernel = lambda *x: jnp.stack(self._by_kernels(summed, *x)[1])
-        return self._choose(plain, kernel, *fields)
-
-    def mean_squares(
-        self, f: Callable[..., Sequence[Array]], *fields: Field
-    ) -> Float[Array, "outputs tensors"]:
-        plain = functools.partial(PerTensor.mean_squares, self, f)
-        summed = lambda *x: ([], [jnp.square(y) for y in f(*x)])
-        kernel = lambda *x: jnp.stack(self._by_kernels(summed, *x)[1])
-        return self._choose(plain, kernel, *fields)
-
-    def _choose(
-        self, plain: Callable[..., Any], kernel: Callable[..., Any], *fields: Field
-    ) -> Any:
-        leaves = jax.tree.leaves(fields)
-        if self._interpret:
-            return kernel(*fields)
-        if not any(isinstance(x, Tracer) for x in leaves) or _is_spread_out(leaves):
-            return plain(*map(self._taken, fields))
-        return jax.lax.platform_dependent(*fields, cuda=kernel, default=plain)
-
-    def _by_kernels(
-        self, f: Callable[..., tuple[Any, Any]], *fields: Field, replaced: int = 0
-    ) -> tuple[Any, Any]:
-        from learned_opt import kernels  # pallas takes a while to import
-
-        prepared: dict[Any, Callable[..., tuple[Any, Any]]] = {}
-
-        def run(shape: tuple[int, ...], *arrays: Array | Entry) -> tuple[Any, Any]:
-            if not kernels.fits(shape, *arrays):
-                taken = [x.take(shape) if isinstance(x, Entry) else x for x in arrays]
-                return pieces.map_and_sum(f, shape, *taken)
-            if shape not in prepared:
-                prepared[shape] = kernels.prepare(
-                    f, shape, *arrays, replaced=replaced, interpret=self._interpret
-                )
-            return prepared[shape](*arrays)
-
-        return self._each(run, *fields)
 
 
 class Flat(Layout):
@@ -507,8 +380,7 @@ class Flat(Layout):
     ) -> tuple[Any, Any]:
         # One piece: this layout is for small models, side by side in many lanes. A large
         # one needs memory for everything that ``f`` holds of every parameter.
-        outputs, averaged = self.map(f, *fields)
-        return outputs, jax.tree.map(self.mean, averaged)
+        return self.map_and_mean(f, *fields)
 
     def _of_lines(self, lines: list[jax.ShapeDtypeStruct]) -> "Flat":
         return Flat(lines, block=1)
@@ -546,12 +418,6 @@ class Flat(Layout):
                 for x, shape in pairs
             ]
         )
-
-
-def _is_spread_out(arrays: Sequence[Array]) -> bool:
-    """Whether arrays are, by their types or the code around, parts on several devices."""
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-    return bool(manual) or any(map(pieces.is_sharded, arrays))
 
 
 def _longest(shape: tuple[int, ...]) -> int | None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import learned_opt
 from learned_opt import Kernels, PerTensor, kernels, network
-from learned_opt.layout import Entry
+from learned_opt.kernel_layout import Entry
 
 KEY = jax.random.key(0)
 # On the way to CUDA jax 0.11.2 and later warn of the end of this kind of kernel.
@@ -181,7 +181,7 @@ def test_a_number_that_is_closed_over_may_be_repeated():
 def test_to_read_an_array_as_a_whole_is_an_error():
     weights, x = jnp.ones((4, 4)), jnp.ones(8)
     f = lambda x: (x * jnp.sum(weights * x[0]), [])
-    with pytest.raises(NotImplementedError, match="as a whole"):
+    with pytest.raises(ValueError, match="as a whole"):
         kernels.prepare(f, x.shape, x, interpret=True)
 
 
