@@ -22,6 +22,7 @@ import math
 import re
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -30,6 +31,7 @@ import optax
 import tyro
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
+from jax.stages import Compiled
 from rich.console import Console
 from rich.table import Table
 
@@ -61,6 +63,7 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 7 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
+BANDWIDTH = 3.35e12  # of its memory, bytes per second
 # Neither start a kernel nor move anything.
 _FREE = {
     "after-all",
@@ -135,9 +138,8 @@ def _cells(
         # The state first: donated buffers go to outputs of their shape in order.
         return tx.update(grads, state, params, value=jnp.float32(1.0))[::-1]
 
-    began = time.perf_counter()
-    compiled = _compile(update, (params, params, state), (2,) if donate else ())
-    seconds = time.perf_counter() - began
+    arguments = (params, params, state)
+    compiled, seconds = compile_for_h100(update, arguments, (2,) if donate else ())
     launches, moved = traffic(compiled.as_text())
     sizes = [_bytes(x) for x in (params, state)]
     memory = compiled.memory_analysis().temp_size_in_bytes / sum(sizes)
@@ -150,7 +152,19 @@ def _cells(
     ]
 
 
-def _compile(update: Any, arguments: Any, donated: tuple[int, ...]) -> Any:
+def compile_for_h100(
+    f: Callable[..., Any], arguments: tuple[Any, ...], donated: tuple[int, ...] = ()
+) -> tuple[Compiled, float]:
+    """A function's program for one H100, and how many seconds compiling it took.
+
+    Args:
+      f: to compile; its shapes are those of ``arguments``.
+      arguments: pytrees of arrays, or of what has their shapes.
+      donated: which arguments may be overwritten.
+
+    Raises:
+      SystemExit: XLA's compiler for CUDA is not installed.
+    """
     try:
         topology = topologies.get_topology_desc(
             "h100", "cuda", target_config=H100, topology="1x1x1"
@@ -162,10 +176,9 @@ def _compile(update: Any, arguments: Any, donated: tuple[int, ...]) -> Any:
             f"JAX_PLATFORMS=cpu must be set where there is no GPU ({e})."
         ) from e
     place = SingleDeviceSharding(topology.devices[0])
-    put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-    jitted = jax.jit(
-        update, donate_argnums=donated, in_shardings=place, out_shardings=place
-    )
+    put = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=place)
+    jitted = jax.jit(f, donate_argnums=donated, in_shardings=place, out_shardings=place)
+    began = time.perf_counter()
     on_cpu = jax.default_backend
     # As tensors are cut into larger pieces on accelerators.
     jax.default_backend = lambda: "gpu"
@@ -173,7 +186,8 @@ def _compile(update: Any, arguments: Any, donated: tuple[int, ...]) -> Any:
         lowered = jitted.lower(*jax.tree.map(put, arguments))
     finally:
         jax.default_backend = on_cpu
-    return lowered.compile()
+    compiled = lowered.compile()
+    return compiled, time.perf_counter() - began
 
 
 def _bytes(tree: Any) -> int:

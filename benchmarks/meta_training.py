@@ -38,8 +38,8 @@ PEER = {
     ("adafactor_mlp", 16, 50): "4,758 (AdafacMLPLOpt)",
     ("hyper_v2", 8, 20): "402 (HyperV2)",
 }
-# Lanes a device runs at once, where all of them together would leave the caches.
-LANE_BATCH = {"hierarchical": 2}
+# Lanes a CPU runs at once, where all of them together would leave the caches.
+CPU_LANE_BATCH = {"hierarchical": 2}
 _MULTIPLIED = 2048  # rows and columns of the matrices that measure matrix products
 
 
@@ -52,6 +52,7 @@ class Case:
     window: int
     devices: int  # 0: all there are
     noise_rank: int | None = None
+    lane_batch: int | None = None
 
 
 CASES = tuple(
@@ -82,6 +83,8 @@ class Measure:
     """How many to use, 0 for all. Each of these."""
     noise_rank: int | None = None
     """Of the perturbations of large matrices; none: independent numbers."""
+    lane_batch: int | None = None
+    """Pairs that a device runs at once; none: all, or on a CPU what suits the optimizer."""
     repetitions: int = 3
     seconds: float = 6.0
     """Of one repetition, without compiling."""
@@ -104,7 +107,9 @@ class Measure:
         ):
             table.add_column(column, justify="right")
         for case in cases or CASES:
-            case = dataclasses.replace(case, noise_rank=self.noise_rank)
+            case = dataclasses.replace(
+                case, noise_rank=self.noise_rank, lane_batch=self.lane_batch
+            )
             table.add_row(*self._row(case))
         Console(width=150).print(table)
 
@@ -137,33 +142,19 @@ def measure(case: Case, seconds: float) -> dict[str, float]:
 
     if case.devices:
         jax.config.update("jax_num_cpu_devices", case.devices)
-    from meta_train.devices import lane_mesh, replicate, use_all_cores
+    from meta_train.devices import lane_mesh, use_all_cores
 
     use_all_cores()
     import optax
 
-    import learned_opt
-    import tasksets
-    from meta_train import PES, InnerTraining, Truncation, outer
+    from meta_train import outer
     from tasksets.cost import operations
 
     mesh = lane_mesh()
-    task = tasksets.get("small_mlp/seed3@digits?hidden=32&activation=relu")
-    optimizer = learned_opt.get(case.optimizer)()
-    system = InnerTraining(replicate(task, mesh), optimizer, train_weight=1.0)
-    window = case.window
-    truncation = Truncation.log_uniform(4 * window, 64 * window, window)
-    batch = LANE_BATCH.get(case.optimizer)
-    pes = PES(
-        system,
-        truncation,
-        case.tasks,
-        sigma=0.01,
-        loss_cap=2.0,
-        lane_batch=batch,
-        mesh=mesh,
-        noise_rank=case.noise_rank,
-    )
+    if case.lane_batch is None and jax.default_backend() == "cpu":
+        batch = CPU_LANE_BATCH.get(case.optimizer)
+        case = dataclasses.replace(case, lane_batch=batch)
+    pes, optimizer = problem(case, mesh)
     tx = optax.adam(1e-3)
     theta = jax.jit(optimizer.init)(jax.random.key(0))
     state = outer.start((pes,), theta, tx, jax.random.key(1))
@@ -184,13 +175,37 @@ def measure(case: Case, seconds: float) -> dict[str, float]:
     float(metrics["loss"])
     taken = (time.perf_counter() - began) / steps
     return {
-        "rate": case.tasks * 2 * window / taken,
+        "rate": case.tasks * 2 * case.window / taken,
         "gflops": counted / taken / 1e9,
         "share": counted / taken / _sgemm(mesh),
         "compile_seconds": compile_seconds,
         "devices": 1 if mesh is None else mesh.size,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
+
+
+def problem(case: Case, mesh: Any) -> tuple[Any, Any]:
+    """The estimator of a case over a mesh (None: one device), and its optimizer."""
+    import learned_opt
+    import tasksets
+    from meta_train import PES, InnerTraining, Truncation
+    from meta_train.devices import replicate
+
+    task = tasksets.get("small_mlp/seed3@digits?hidden=32&activation=relu")
+    optimizer = learned_opt.get(case.optimizer)()
+    system = InnerTraining(replicate(task, mesh), optimizer, train_weight=1.0)
+    window = case.window
+    pes = PES(
+        system,
+        Truncation.log_uniform(4 * window, 64 * window, window),
+        case.tasks,
+        sigma=0.01,
+        loss_cap=2.0,
+        lane_batch=case.lane_batch,
+        mesh=mesh,
+        noise_rank=case.noise_rank,
+    )
+    return pes, optimizer
 
 
 def _sgemm(mesh: Any) -> float:

@@ -92,7 +92,7 @@ class TrainConfig:
     """Antithetic pairs over all groups; divided over groups and devices, at least one for
     each group on each device."""
     lane_batch: int | None = None
-    """Pairs a device runs at once; 2 to 4 suit the larger optimizers on a CPU."""
+    """Pairs a device runs at once, None for all; on a CPU 2 to 4 suit larger optimizers."""
     sigma: float = 0.03
     """Standard deviation of the perturbations of theta."""
     noise_rank: int | None = None
