@@ -5,6 +5,7 @@ the loops here are too short to be worth dividing.
 """
 
 import functools
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +114,25 @@ def compile_for(
     _require_mappings()
     own = functools.partial(f)
     options = compiler_options() if options is None else options
-    return jax.jit(own, compiler_options=options, **of_jit).lower(*arguments).compile()
+    jitted = jax.jit(own, compiler_options=options, **of_jit)
+    with _garbage_left():
+        lowered = jitted.lower(*arguments)
+    return lowered.compile()
+
+
+@contextmanager
+def _garbage_left() -> Iterator[None]:
+    """Within, Python does not look for garbage; while jax traces, it would time and again.
+
+    A third of the time that tracing takes, in vain: what is being made is in use.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _require_mappings() -> None:

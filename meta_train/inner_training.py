@@ -6,6 +6,7 @@ the parameters, and reports the *outer loss*: what theta is trained to make smal
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -173,7 +174,7 @@ class InnerTraining:
     def _lane(self, lane: Int[Array, ""]) -> Task:
         return self.task.lane(lane) if self.task.stacked else self.task
 
-    @property
+    @functools.cached_property
     def _layout(self) -> Flat:
         shapes = jax.eval_shape(self._lane(jnp.int32(0)).init, jax.random.key(0))
         return Flat(shapes)

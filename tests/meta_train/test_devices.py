@@ -1,5 +1,6 @@
 """CPU devices that wait for each other, and a thread that keeps them busy."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -70,6 +71,25 @@ def test_a_program_for_which_there_is_no_room_is_an_error(monkeypatch):
     monkeypatch.setattr(devices, "_SPARE_MAPPINGS", 10**9)
     with pytest.raises(OSError, match=r"sysctl -w vm\.max_map_count"):
         devices.compile_for(lambda x: x + 1, (jnp.zeros(3),))
+
+
+def test_garbage_is_left_while_a_program_is_traced_and_no_longer():
+    enabled = []
+
+    def traced(x):
+        enabled.append(gc.isenabled())
+        return x + 1
+
+    def fails(x):
+        raise ArithmeticError
+
+    program = devices.compile_for(traced, (jnp.zeros(3),))
+    assert program(jnp.zeros(3))[0] == 1
+    assert enabled == [False]
+    assert gc.isenabled()
+    with pytest.raises(ArithmeticError):
+        devices.compile_for(fails, (jnp.zeros(3),))
+    assert gc.isenabled()
 
 
 def test_making_cores_devices_too_late_says_what_to_do():
