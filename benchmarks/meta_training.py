@@ -38,8 +38,6 @@ PEER = {
     ("adafactor_mlp", 16, 50): "4,758 (AdafacMLPLOpt)",
     ("hyper_v2", 8, 20): "402 (HyperV2)",
 }
-# Lanes a CPU runs at once, where all of them together would leave the caches.
-CPU_LANE_BATCH = {"hierarchical": 2}
 _MULTIPLIED = 2048  # rows and columns of the matrices that measure matrix products
 
 
@@ -84,7 +82,7 @@ class Measure:
     noise_rank: int | None = None
     """Of the perturbations of large matrices; none: independent numbers."""
     lane_batch: int | None = None
-    """Pairs that a device runs at once; none: all, or on a CPU what suits the optimizer."""
+    """Pairs that a device runs at once; none: as many as a run would by default."""
     repetitions: int = 3
     seconds: float = 6.0
     """Of one repetition, without compiling."""
@@ -148,13 +146,14 @@ def measure(case: Case, seconds: float) -> dict[str, float]:
     import optax
 
     from meta_train import outer
+    from meta_train.turns import pairs_at_once
     from tasksets.cost import operations
 
     mesh = lane_mesh()
-    if case.lane_batch is None and jax.default_backend() == "cpu":
-        batch = CPU_LANE_BATCH.get(case.optimizer)
-        case = dataclasses.replace(case, lane_batch=batch)
     pes, optimizer = problem(case, mesh)
+    if case.lane_batch is None:
+        own = case.tasks // (1 if mesh is None else mesh.size)
+        pes = dataclasses.replace(pes, lane_batch=pairs_at_once(pes.system, own))
     tx = optax.adam(1e-3)
     theta = jax.jit(optimizer.init)(jax.random.key(0))
     state = outer.start((pes,), theta, tx, jax.random.key(1))

@@ -18,7 +18,7 @@ for, is not used there either.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -73,6 +73,8 @@ class AdafactorMLP(Rule):
     Needs neither a loss nor ``num_steps``. State: 4 numbers per parameter, and 3 for
     each row and column (`factored`: every entry of a vector is both).
     """
+
+    numbers_held: ClassVar[int] = 32
 
     def init(self, key: PRNGKeyArray) -> AdafactorMLPTheta:
         return AdafactorMLPTheta(network.mlp(key, _WIDTHS), AdafactorDecays.init())

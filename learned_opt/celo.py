@@ -23,7 +23,7 @@ one scheduler. 1,281 more meta-parameters there are read by nothing.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +96,8 @@ class CeloRule(Rule):
     each row and column (`factored`: every entry of a vector is both).
     """
 
+    numbers_held: ClassVar[int] = 32
+
     def init(self, key: PRNGKeyArray) -> CeloRuleTheta:
         return CeloRuleTheta(network.mlp(key, _WIDTHS))
 
@@ -139,6 +141,8 @@ class Celo(Rule):
     Needs ``num_steps`` and the training loss as ``value``. State: that of `CeloRule`,
     and 149 numbers for the whole model.
     """
+
+    numbers_held: ClassVar[int] = 32
 
     def init(self, key: PRNGKeyArray) -> CeloTheta:
         rule_key, scheduler_key = jax.random.split(key)
@@ -195,6 +199,8 @@ class CeloScheduler(Rule):
     Attributes:
       rule: what the first phase has found.
     """
+
+    numbers_held: ClassVar[int] = 32
 
     rule: CeloRuleTheta
 

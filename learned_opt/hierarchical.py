@@ -34,7 +34,7 @@ with its 54 MLP inputs, this is what holds here:
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,8 @@ class Hierarchical(Rule):
     Needs the training loss as ``value``; uses ``valid_value`` on the steps that have
     one (NaN means none). State: 10 numbers per parameter, 144 per tensor.
     """
+
+    numbers_held: ClassVar[int] = 32
 
     def init(self, key: PRNGKeyArray) -> HierarchicalTheta:
         lstm_key, to_lstm_key, to_mlp_key, mlp_key, *message_keys = jax.random.split(

@@ -9,7 +9,7 @@ rule on the flat layout.
 import abc
 import contextlib
 import functools
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,13 @@ class Rule(abc.ABC):
     A final class gives ``init``, ``start`` and ``advance``. Its state is a NamedTuple
     of arrays with at least the fields of `RuleState`. All fields it sees are float32;
     parameters may have any floating dtype.
+
+    Attributes:
+      numbers_held: for each parameter while a step is computed, about; tells how many
+        lanes of meta-training fit a cache, and nothing else.
     """
+
+    numbers_held: ClassVar[int] = 8
 
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray) -> Theta:

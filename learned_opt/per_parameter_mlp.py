@@ -13,7 +13,7 @@ debiased; normalisation does that.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ class PerParameterMLP(Rule):
 
     Needs neither a loss nor ``num_steps``. State: 6 numbers per parameter.
     """
+
+    numbers_held: ClassVar[int] = 32
 
     def init(self, key: PRNGKeyArray) -> PerParameterMLPTheta:
         return PerParameterMLPTheta(network.mlp(key, _WIDTHS))

@@ -14,7 +14,7 @@ experiments on neural networks; the code released later has .01 and p = 5.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,8 @@ class Rnn(Rule):
     Attributes:
       step_size: factor of the network's output, > 0.
     """
+
+    numbers_held: ClassVar[int] = 80
 
     step_size: float = 0.1
 

@@ -21,7 +21,7 @@ order one from the first step.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,8 @@ class Star(Rule):
       nominal_step: learning rate of the nominal optimizer, >= 0.
       step_size: factor of the learned term, >= 0.
     """
+
+    numbers_held: ClassVar[int] = 32
 
     nominal_step: float = 1e-3
     step_size: float = 1e-3

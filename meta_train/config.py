@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 import learned_opt
 import pretrained
 from learned_opt import Celo, CeloScheduler, CeloTheta, LearnedOptimizer
-from meta_train import evaluate
+from meta_train import evaluate, turns
 from meta_train.bootstrap import bootstrap
 from meta_train.curriculum import Horizons, TaskMix
 from meta_train.estimators import (
@@ -92,7 +92,7 @@ class TrainConfig:
     """Antithetic pairs over all groups; divided over groups and devices, at least one for
     each group on each device."""
     lane_batch: int | None = None
-    """Pairs a device runs at once, None for all; on a CPU 2 to 4 suit larger optimizers."""
+    """Pairs a device runs at once; None: on a CPU as many as its cache holds, else all."""
     sigma: float = 0.03
     """Standard deviation of the perturbations of theta."""
     noise_rank: int | None = None
@@ -240,13 +240,17 @@ class TrainConfig:
         special: dict[str, Any] = {}
         if self.gpes_interval is not None:
             special["interval"] = self.gpes_interval
+        num_pairs = self.pairs_of_share(share, devices)
+        lane_batch = self.lane_batch or turns.pairs_at_once(
+            system, num_pairs // devices
+        )
         return ESTIMATORS[self.estimator](
             system,
             episodes,
-            num_pairs=self.pairs_of_share(share, devices),
+            num_pairs=num_pairs,
             sigma=self.sigma,
             loss_cap=self.loss_cap,
-            lane_batch=self.lane_batch,
+            lane_batch=lane_batch,
             mesh=mesh,
             noise_rank=self.noise_rank,
             **special,
