@@ -42,6 +42,11 @@ class Step(NamedTuple):
         """The same on the host, as soon as it is computed."""
         return jax.device_get(self)
 
+    def is_done(self) -> bool:
+        """Whether all of it is computed by now."""
+        leaves = jax.tree.leaves((self.metrics, self.totals))
+        return all(x.is_ready() for x in leaves if hasattr(x, "is_ready"))
+
     @property
     def wishes(self) -> np.ndarray:
         """How many processes had each wish."""

@@ -8,6 +8,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,6 +55,23 @@ class Run:
         return int(self.engine.state.step)
 
 
+class _InFlight(NamedTuple):
+    """A step that may still be being computed, or that has been read."""
+
+    number: int  # from 1
+    step: Step
+    done_at: float | None  # None where that is not known
+
+    @classmethod
+    def begun(cls, number: int, step: Step) -> "_InFlight":
+        # Where computations are not queued it is done, and maybe long before it is read.
+        return cls(number, step, time.monotonic() if step.is_done() else None)
+
+    def read(self) -> "_InFlight":
+        """The same on the host, as soon as it is computed."""
+        return self._replace(step=self.step.read())
+
+
 def outer_loop(
     run: Run,
     report: Callable[[int, Step, Timing], None],
@@ -82,7 +100,7 @@ def outer_loop(
     engine, writer = run.engine, run.checkpoints.writer
     done = run.step
     saved_at = mark = time.monotonic()
-    pending: Step | None = None
+    pending: _InFlight | None = None
     recent: deque[float] = deque([0.0], _RECENT_STEPS)  # seconds of steps
 
     def last_moment() -> float:
@@ -92,13 +110,19 @@ def outer_loop(
         steps = _STEPS_TO_STOP * max(recent)
         return deadline - LAST_WORDS_SECONDS - 2 * writer.longest - steps
 
-    def tell(steps: list[Step], last: int) -> None:
-        """Report what has been read since the last time, up to the step number ``last``."""
+    def tell(steps: list[_InFlight], following: _InFlight | None) -> None:
+        """Report what has been read since the last time; one more may be in flight."""
         nonlocal mark
-        now = time.monotonic()
-        # Where two were read at once, nobody knows when the first of them was done.
-        seconds, mark = (now - mark) / len(steps), now
-        for number, step in enumerate(steps, last - len(steps) + 1):
+        # The time until the first end that is known is shared by those who do not know.
+        sharing = list(steps)
+        if following is not None and following.done_at is not None:
+            sharing.append(following)
+        end = sharing[-1].done_at or time.monotonic()
+        for left, (number, step, done_at) in zip(
+            range(len(sharing), 0, -1), steps, strict=False
+        ):
+            at = mark + (end - mark) / left if done_at is None else done_at
+            seconds, mark = at - mark, at
             recent.append(seconds)
             speed = seconds, step.inner_steps / seconds
             timing = Timing(*speed, step.waited, step.replaced, writer.failures)
@@ -124,20 +148,21 @@ def outer_loop(
     while done < run.outer_steps:
         now = time.monotonic()
         due = now - saved_at > run.checkpoint_seconds and not writer.busy
-        step = engine.step([bool(stopped), now > last_moment(), due])
+        wishes = bool(stopped), now > last_moment(), due
         done += 1
+        newest = _InFlight.begun(done, engine.step(wishes))
         arrived = [] if pending is None else [pending.read()]
-        granted = arrived[0].wishes if arrived else np.zeros(3)
-        pending = step
+        granted = arrived[0].step.wishes if arrived else np.zeros(3)
+        pending = newest
         stop, late, save = granted >= (1, 1, run.processes.count)
         last = done == run.outer_steps
         if last or stop or late or save or to_evaluate():  # would count as its seconds
-            arrived.append(step.read())
+            arrived.append(newest.read())
             pending = None
-            granted = np.maximum(granted, arrived[-1].wishes)
+            granted = np.maximum(granted, arrived[-1].step.wishes)
             stop, late, save = granted >= (1, 1, run.processes.count)
         if arrived:
-            tell(arrived, done if pending is None else done - 1)
+            tell(arrived, pending)
         if stop and done < run.outer_steps:
             return _why(stopped, late=False)
         if late and done < run.outer_steps:
