@@ -118,10 +118,8 @@ def outer_loop(
         if following is not None and following.done_at is not None:
             sharing.append(following)
         end = sharing[-1].done_at or time.monotonic()
-        for left, (number, step, done_at) in zip(
-            range(len(sharing), 0, -1), steps, strict=False
-        ):
-            at = mark + (end - mark) / left if done_at is None else done_at
+        for i, (number, step, done_at) in enumerate(steps):
+            at = done_at or mark + (end - mark) / (len(sharing) - i)
             seconds, mark = at - mark, at
             recent.append(seconds)
             speed = seconds, step.inner_steps / seconds

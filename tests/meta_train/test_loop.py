@@ -151,10 +151,12 @@ class _Array:
 
 
 def test_a_step_is_done_when_all_of_it_is_computed():
-    host, done, missing = np.zeros(4), _Array(True), _Array(False)
-    assert Step({"loss": done}, host, ()).is_done()  # type: ignore[arg-type]
-    assert not Step({"loss": missing}, done, ()).is_done()  # type: ignore[arg-type]
-    assert not Step({"loss": done}, missing, ()).is_done()  # type: ignore[arg-type]
+    host: Any = np.zeros(4)
+    done: Any = _Array(True)
+    missing: Any = _Array(False)
+    assert Step({"loss": done}, host, ()).is_done()
+    assert not Step({"loss": missing}, done, ()).is_done()
+    assert not Step({"loss": done}, missing, ()).is_done()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import learned_opt
 import tasksets
 from meta_train import InnerTraining, TaskMix, TrainConfig
+from meta_train.devices import lane_mesh
 from meta_train.turns import pairs_at_once
 
 
@@ -60,3 +61,8 @@ def test_runs_take_turns_unless_told():
     batch = lambda config: config.estimator_of(tasks, Fraction(1), None).lane_batch
     assert batch(config) == 2
     assert batch(dataclasses.replace(config, lane_batch=5)) == 5
+    narrow = dataclasses.replace(config, optimizer="scale_free")
+    assert batch(narrow) == 8
+    # Eight devices have four pairs each, and those fit.
+    spread_out = narrow.estimator_of(tasks, Fraction(1), lane_mesh())
+    assert spread_out.lane_batch is None and spread_out.num_pairs == 32
