@@ -10,7 +10,7 @@ each a pair of lanes:
 * launches: kernels for each inner step (of all lanes), what an outer step begins and ends
   with included;
 * numbers moved: float32 that kernels read from and write to memory, for each parameter of
-  each lane in each inner step. The task's own gradient is some 23 of them;
+  each lane in each inner step. `--optimizers sgd` tells how many are the task's;
 * at most: inner steps per second, all lanes together, if nothing but the bandwidth of
   the memory were to limit them (3.35 TB/s; what stays in the cache is faster);
 * lanes, other: GiB of the lanes' state, and of what an outer step needs besides.
