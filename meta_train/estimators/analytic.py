@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from meta_train.estimators.estimator import Estimate, spread
 from meta_train.estimators.evolution import guard
-from meta_train.estimators.lanes import blank, choose, mean_over
+from meta_train.estimators.lanes import blank, choose, mean_over, require_numbers
 from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
 from meta_train.truncation import Truncation
 
@@ -75,7 +75,8 @@ class AnalyticGradient(AroundSystem, abc.ABC):
         gradient: the target is the gradient of the capped loss. Without a cap a
         non-finite loss counts as 0. A lane whose gradient is not finite all the same
         contributes nothing, and its window counts as guarded.
-      lane_batch: lanes that a device runs at once, the others taking turns; None for all.
+      lane_batch: lanes that a device runs at once, >= 1, the others taking turns; None for
+        all.
       mesh: one-dimensional mesh with the axis "lanes"; None runs on one device.
     """
 
@@ -87,6 +88,11 @@ class AnalyticGradient(AroundSystem, abc.ABC):
     mesh: Mesh | None = None
 
     whole_episodes = False  # whether one estimate is one episode
+
+    def __post_init__(self) -> None:
+        require_numbers(
+            self.loss_cap, num_lanes=self.num_lanes, lane_batch=self.lane_batch
+        )
 
     def init(self, theta: Theta, key: PRNGKeyArray) -> Episode:
         """Lanes ``[lanes, ...]`` that have not begun; the first estimate begins them.

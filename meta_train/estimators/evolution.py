@@ -8,6 +8,7 @@ class runs all lanes at once and averages them, over the devices of a mesh if th
 
 import abc
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from meta_train.estimators.estimator import Estimate, spread
-from meta_train.estimators.lanes import blank, choose, mean_over
+from meta_train.estimators.lanes import blank, choose, mean_over, require_numbers
 from meta_train.estimators.perturbations import Particles, Perturbable
 from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
 from meta_train.truncation import Episodes, Truncation
@@ -78,8 +79,8 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
         pair that diverged on both sides contributes nothing. The target is then the
         gradient of the capped loss. Without a cap, a step at which either member is
         non-finite is left out of the difference.
-      lane_batch: lanes that a device runs at once, the others taking turns; for systems
-        so large that all lanes together leave the caches. None runs all at once.
+      lane_batch: lanes that a device runs at once, >= 1, the others taking turns; for
+        systems so large that all lanes together leave the caches. None runs all at once.
       mesh: one-dimensional mesh with the axis "lanes"; None runs on one device.
       noise_rank: of the perturbations of matrices of over a million numbers, >= 1, see
         `perturbations`; None: all numbers are independent.
@@ -99,8 +100,14 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
     whole_episodes = False  # whether one estimate is one episode
 
     def __post_init__(self) -> None:
-        if self.noise_rank is not None and self.noise_rank < 1:
-            raise ValueError(f"noise_rank must be at least 1, got {self.noise_rank}.")
+        require_numbers(
+            self.loss_cap,
+            num_pairs=self.num_pairs,
+            lane_batch=self.lane_batch,
+            noise_rank=self.noise_rank,
+        )
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"sigma must be positive and finite, got {self.sigma}.")
 
     def init(self, theta: Theta, key: PRNGKeyArray) -> Lane:
         """Lanes ``[lanes, ...]`` that have not begun; the first estimate begins them.

@@ -17,6 +17,15 @@ _LANES, _EVERYWHERE = PartitionSpec("lanes"), PartitionSpec()
 Lane = Any  # a pytree of arrays, one episode in progress
 
 
+def require_numbers(cap: float | None, **counts: int | None) -> None:
+    """Raises ValueError for a count below 1, or a cap of losses that is not finite."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}.")
+    if cap is not None and not math.isfinite(cap):
+        raise ValueError(f"loss_cap must be finite, or None for no cap; got {cap}.")
+
+
 def blank(lane: Lane, num_lanes: int, mesh: Mesh | None) -> Lane:
     """Zeros ``[lanes, ...]`` in the shape of a lane, spread over the mesh.
 

@@ -865,6 +865,20 @@ def test_lanes_that_do_not_divide_over_the_devices_are_an_error():
         estimator.init(jnp.float32(0.0), KEY)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lane_batch": 0}, "lane_batch must be at least 1, got 0"),
+        ({"loss_cap": np.inf}, "loss_cap must be finite, or None for no cap; got inf"),
+        ({"num_lanes": 0}, "num_lanes must be at least 1, got 0"),
+    ],
+)
+@pytest.mark.parametrize("cls", [TBPTT, BPTT, UORO])
+def test_numbers_that_make_no_estimate_are_errors(cls, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        cls(Linear(), Truncation.constant(4, 2), **{"num_lanes": 4} | wrong)
+
+
 @pytest.mark.parametrize("optimizer", [Adam, NAdamW])
 def test_entries_without_a_gradient_do_not_spoil_adams_meta_gradient(optimizer):
     # The corners of the digits are always blank, so their weights never move.

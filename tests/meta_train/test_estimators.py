@@ -417,6 +417,25 @@ def test_lanes_that_take_turns_give_what_all_at_once_give(cls):
     np.testing.assert_allclose(at_once.grad, turns.grad, rtol=2e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lane_batch": 0}, "lane_batch must be at least 1, got 0"),
+        ({"lane_batch": -2}, "lane_batch must be at least 1, got -2"),
+        ({"loss_cap": np.inf}, "loss_cap must be finite, or None for no cap; got inf"),
+        ({"loss_cap": np.nan}, "loss_cap must be finite"),
+        ({"num_pairs": 0}, "num_pairs must be at least 1, got 0"),
+        ({"sigma": 0.0}, "sigma must be positive and finite, got 0.0"),
+        ({"sigma": -0.1}, "sigma must be positive"),
+        ({"sigma": np.inf}, "sigma must be positive and finite, got inf"),
+    ],
+)
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_numbers_that_make_no_estimate_are_errors(cls, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        cls(Spy(2), Truncation.constant(2, 1), **{"num_pairs": 4} | wrong)
+
+
 def test_long_thetas_are_summed_over_lanes_like_short_ones(monkeypatch):
     estimator = PES(Spy(2), Truncation.constant(8, 2), 6, sigma=0.3)
     theta = jnp.array([0.3, -0.2, 0.5])
