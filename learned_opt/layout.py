@@ -232,8 +232,7 @@ class PerTensor(Layout):
         leaves = self._treedef.flatten_up_to(field)
         means = [
             # A float, since 2^31 is too large for an integer that meets an array.
-            jnp.sum(x, axis=tuple(range(x.ndim - len(shape), x.ndim)))
-            / float(max(size, 1))
+            pieces.total(x, shape) / float(max(size, 1))
             for x, shape, size in zip(leaves, self.shapes, self.sizes, strict=True)
         ]
         return jnp.stack(means, axis=-1) if means else jnp.zeros((0,))

@@ -36,32 +36,31 @@ def map_and_sum(
     most = _ON_CPU if jax.default_backend() == "cpu" else _ON_ACCELERATOR
     cut = _cut(shape, most, jax.device_count())
     if cut is None or any(map(is_sharded, arrays)):
-        outputs, summed = f(*arrays)
-        return outputs, _sums(summed, len(shape))
+        return _filled(f(*arrays), shape)
     axis, count = cut
     if rest := _rest(shape, axis, count, most):
         return _apart(f, shape, axis, shape[axis] - rest, arrays)
     place = axis - len(shape)  # from the end, as arrays may have leading axes
     folded = [_fold(x, place, count, shape[axis]) for x in arrays]
+    of_piece = (*shape[:axis], shape[axis] // count, *shape[axis + 1 :])
 
     def piece(j: Int[Array, ""]) -> tuple[Any, Any]:
         parts = [
             x if whole else jax.lax.dynamic_index_in_dim(x, j, x.ndim + place, False)
             for x, whole in folded
         ]
-        outputs, summed = f(*parts)
-        return outputs, _sums(summed, len(shape))
+        return _filled(f(*parts), of_piece)
 
     def step(carry: tuple[Any, Any], j: Int[Array, ""]) -> tuple[tuple[Any, Any], None]:
         outputs, sums = piece(j)
-        filled, total = carry
+        filled, so_far = carry
 
         def put(into: Array, x: Array) -> Array:
             return jax.lax.dynamic_update_index_in_dim(into, x, j, into.ndim + place)
 
         return (
             jax.tree.map(put, filled, outputs),
-            jax.tree.map(jnp.add, total, sums),
+            jax.tree.map(jnp.add, so_far, sums),
         ), None
 
     outputs, sums = jax.eval_shape(piece, jnp.int32(0))
@@ -74,12 +73,12 @@ def map_and_sum(
         jax.tree.map(room, outputs),
         jax.tree.map(lambda x: _zeros(x.shape, x), sums),
     )
-    (filled, total), _ = jax.lax.scan(step, start, jnp.arange(count))
+    (filled, summed), _ = jax.lax.scan(step, start, jnp.arange(count))
 
     def unfold(x: Array) -> Array:
         return x.reshape(*x.shape[: x.ndim - len(shape) - 1], *shape)
 
-    return jax.tree.map(unfold, filled), total
+    return jax.tree.map(unfold, filled), summed
 
 
 def _cut(shape: tuple[int, ...], most: int, devices: int) -> tuple[int, int] | None:
@@ -149,10 +148,22 @@ def _fold(x: Array, place: int, count: int, length: int) -> tuple[Array, bool]:
     return x.reshape(*x.shape[:at], -1, count, *x.shape[at + 1 :]), False
 
 
-def _sums(summed: Any, rank: int) -> Any:
-    """Over the last ``rank`` axes of every array."""
-    return jax.tree.map(
-        lambda x: jnp.sum(x, axis=tuple(range(x.ndim - rank, x.ndim))), summed
+def full(x: Array, shape: tuple[int, ...]) -> Array:
+    """``[..., *shape]``, repeating ``x`` along axes of the shape that it has 1 long."""
+    return jnp.broadcast_to(x, (*x.shape[: x.ndim - len(shape)], *shape))
+
+
+def total(x: Array, shape: tuple[int, ...]) -> Array:
+    """The sum over a tensor of that shape, ``[...]``, of what `full` makes an array."""
+    return jnp.sum(full(x, shape), axis=tuple(range(x.ndim - len(shape), x.ndim)))
+
+
+def _filled(results: tuple[Any, Any], shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """What a tensor, or a piece of it, contributes to the results of `map_and_sum`."""
+    outputs, summed = results
+    return (
+        jax.tree.map(lambda x: full(x, shape), outputs),
+        jax.tree.map(lambda x: total(x, shape), summed),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt import Flat, PerTensor
+from learned_opt import Flat, PerTensor, pieces
 from learned_opt import layout as layout_module
 
 SHAPES = st.lists(
@@ -169,6 +169,24 @@ def test_mean_squares_are_means_of_squares(kind):
     expected = [[np.mean(k * k * x * x) for x in tree] for k in (1, 2)]
     found = layout.mean_squares(outputs, layout.ravel(tree))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@layouts
+def test_what_repeats_over_a_tensor_is_its_own_mean(kind, monkeypatch):
+    monkeypatch.setattr(pieces, "_ON_CPU", 8)  # the largest is worked on in pieces
+    shapes = [(3,), (6, 4), ()]
+    layout = kind(tensors(shapes))
+    values = jnp.array([2.0, -3.0, 5.0])
+    field = layout.spread(values)
+    np.testing.assert_allclose(layout.mean(field), values)
+    twice = lambda x: [x, 2 * x]
+    np.testing.assert_allclose(layout.means(twice, field), [values, 2 * values])
+    squares = layout.mean_squares(twice, field)
+    np.testing.assert_allclose(squares, [values**2, 4 * values**2])
+    outputs, means = layout.map_in_pieces(lambda x: (x, x + 1), field)
+    np.testing.assert_allclose(means, values + 1)
+    for x, shape, value in zip(layout.tensors(outputs), shapes, values, strict=True):
+        np.testing.assert_array_equal(x, jnp.full(shape, value))
 
 
 def test_the_end_of_a_last_block_counts_for_nothing():
