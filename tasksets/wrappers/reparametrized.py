@@ -112,7 +112,8 @@ class Reparametrized(Wrapper):
 
     def wrap(self, task: Task) -> tuple[ReparametrizedProblem, ReparametrizedNumbers]:
         own = ReparametrizedNumbers(
-            seed=jnp.uint32(self.seed),
+            # The hash of 0 is 0, and so would be the first scale's place in its range.
+            seed=jnp.uint32(self.seed or _GOLDEN),
             log_low=jnp.float32(np.log(self.low)),
             log_high=jnp.float32(np.log(self.high)),
         )

@@ -399,6 +399,15 @@ def test_the_level_says_which_parameters_share_a_scale():
     assert [distinct(level) for level in wrappers.reparametrized.LEVELS] == [1, 2, 17]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+@pytest.mark.parametrize("level", wrappers.reparametrized.LEVELS)
+def test_no_seed_puts_a_scale_at_the_end_of_its_range(level, seed):
+    wrapped = wrappers.Reparametrized(level, 0.1, 10, seed)(tasksets.get(BOWL))
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones(5)}
+    for scales in wrapped.problem.scales(wrapped.numbers.own, params).values():
+        assert np.all(scales > 0.1001) and np.all(scales < 9.99)
+
+
 def test_equal_bounds_fix_the_scale():
     wrapped = wrappers.Reparametrized("global", 4.0, 4.0, seed=9)(tasksets.get(BOWL))
     plain = tasksets.get(BOWL).init(KEY)["x"]
