@@ -58,7 +58,10 @@ def train(command: "Train") -> None:
     if not result.finished:
         console.print(f"Stopped ({result.reason}); go on with --resume.")
     theta = str(command.folder / "theta")
-    console.print(f"Use it: pretrained.load({theta!r})")
+    if result.outer_steps:
+        console.print(f"Use it: pretrained.load({theta!r})")
+    else:
+        console.print(f"No outer step was done: what is in {theta} is untrained.")
     if command.then_evaluate and not result.told_to_stop:
         left = None if whole is None else whole - (time.monotonic() - started)
         _evaluate(command, left)

@@ -54,6 +54,16 @@ def test_a_third_of_the_time_is_kept_to_evaluate_and_ends_before_the_last_quarte
     assert command.optimizers == (str(tmp_path),) and command.suite == "small_mlp"
 
 
+def test_a_budget_too_short_for_a_step_leaves_no_theta_to_use(tmp_path, capsys):
+    _train(tmp_path, "--outer-steps", "3", "--time-budget", "0.001s")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No outer step was done" in said and "untrained" in said
+    assert "Use it" not in said
+    _train(tmp_path, "--outer-steps", "3", "--resume")
+    said = capsys.readouterr().out
+    assert "Use it" in said and "untrained" not in said
+
+
 def test_a_run_goes_on_with_its_own_config_and_refuses_another(tmp_path, capsys):
     _train(tmp_path, "--outer-steps", "3", "--seed", "1", "--resume")
     assert "holds no run to go on with" in capsys.readouterr().out
