@@ -38,6 +38,7 @@ PEER = {
     ("adafactor_mlp", 16, 50): "4,758 (AdafacMLPLOpt)",
     ("hyper_v2", 8, 20): "402 (HyperV2)",
 }
+TASK = "small_mlp/seed3@digits?hidden=32&activation=relu"  # MLP 64-32-10
 _MULTIPLIED = 2048  # rows and columns of the matrices that measure matrix products
 
 
@@ -183,14 +184,14 @@ def measure(case: Case, seconds: float) -> dict[str, float]:
     }
 
 
-def problem(case: Case, mesh: Any) -> tuple[Any, Any]:
+def problem(case: Case, mesh: Any, name: str = TASK) -> tuple[Any, Any]:
     """The estimator of a case over a mesh (None: one device), and its optimizer."""
     import learned_opt
     import tasksets
     from meta_train import PES, InnerTraining, Truncation
     from meta_train.devices import replicate
 
-    task = tasksets.get("small_mlp/seed3@digits?hidden=32&activation=relu")
+    task = tasksets.get(name)
     optimizer = learned_opt.get(case.optimizer)()
     system = InnerTraining(replicate(task, mesh), optimizer, train_weight=1.0)
     window = case.window

@@ -17,6 +17,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.meta_training import TASK, Case, problem
+
 SECONDS, ROUNDS = 1.0, 3
 WINDOW = 20
 
@@ -25,7 +27,12 @@ WINDOW = 20
 class Measure:
     """Measures turns of different lengths; prints a table."""
 
-    optimizers: tuple[str, ...] = ("scale_free", "per_parameter_mlp", "hierarchical")
+    optimizers: tuple[str, ...] = (
+        "scale_free",
+        "adafactor_mlp",
+        "per_parameter_mlp",
+        "hierarchical",
+    )
     hidden: int = 32
     """Units of the network 64-hidden-10, where no task is named."""
     task: str = ""
@@ -38,49 +45,35 @@ class Measure:
         from meta_train.devices import use_all_cores
 
         use_all_cores()
-        import tasksets
-
-        usual = f"small_mlp/seed3@digits?hidden={self.hidden}&activation=relu"
-        task = tasksets.get(self.task or usual)
-        table = Table(title=f"inner steps per second, {task.name}, by pairs at once")
+        task = self.task or TASK.replace("hidden=32", f"hidden={self.hidden}")
+        table = Table(title=f"inner steps per second, {task}, by pairs at once")
         for column in ("optimizer", "all", *map(str, self.at_once)):
             table.add_column(column, justify="right")
         for name in self.optimizers:
             table.add_row(name, *self._row(name, task))
         Console(width=100).print(table)
 
-    def _row(self, name: str, task: Any) -> list[str]:
+    def _row(self, name: str, task: str) -> list[str]:
         import jax
         import optax
 
-        import learned_opt
-        from meta_train import PES, InnerTraining, Truncation, outer
-        from meta_train.devices import lane_mesh, replicate
+        from meta_train import outer
+        from meta_train.devices import lane_mesh
         from meta_train.turns import pairs_at_once
 
-        mesh, optimizer = lane_mesh(), learned_opt.get(name)()
-        system = InnerTraining(replicate(task, mesh), optimizer, train_weight=1.0)
-        truncation = Truncation.log_uniform(4 * WINDOW, 64 * WINDOW, WINDOW)
-        tx = optax.adam(1e-3)
-        theta = jax.jit(optimizer.init)(jax.random.key(0))
+        mesh, tx = lane_mesh(), optax.adam(1e-3)
+        devices = 1 if mesh is None else mesh.size
         lengths = (None, *self.at_once)
         runs = []
         for length in lengths:
-            pes = PES(
-                system,
-                truncation,
-                self.num_pairs,
-                sigma=0.01,
-                loss_cap=2.0,
-                lane_batch=length,
-                mesh=mesh,
-            )
+            case = Case(name, self.num_pairs, WINDOW, devices, lane_batch=length)
+            pes, optimizer = problem(case, mesh, task)
+            theta = jax.jit(optimizer.init)(jax.random.key(0))
             state = outer.start((pes,), theta, tx, jax.random.key(1))
             runs.append([pes, outer.make_step(tx), state])
             _rate(runs[-1], 0.0)  # compiles
         rates = [[_rate(run, SECONDS) for run in runs] for _ in range(ROUNDS)]
-        devices = 1 if mesh is None else mesh.size
-        chosen = pairs_at_once(system, self.num_pairs // devices)
+        chosen = pairs_at_once(runs[0][0].system, self.num_pairs // devices)
         return [
             f"{'*' if length == chosen else ''}{statistics.median(x):,.0f}"
             for length, x in zip(lengths, zip(*rates, strict=True), strict=True)
@@ -100,7 +93,7 @@ def _rate(run: list[Any], seconds: float) -> float:
 
 
 def main() -> None:
-    """Three optimizers on a network of 2,410 parameters."""
+    """Four optimizers on a network of 2,410 parameters."""
     Measure()()
 
 

@@ -148,21 +148,21 @@ def _fold(x: Array, place: int, count: int, length: int) -> tuple[Array, bool]:
     return x.reshape(*x.shape[:at], -1, count, *x.shape[at + 1 :]), False
 
 
-def full(x: Array, shape: tuple[int, ...]) -> Array:
+def _full(x: Array, shape: tuple[int, ...]) -> Array:
     """``[..., *shape]``, repeating ``x`` along axes of the shape that it has 1 long."""
     return jnp.broadcast_to(x, (*x.shape[: x.ndim - len(shape)], *shape))
 
 
 def total(x: Array, shape: tuple[int, ...]) -> Array:
-    """The sum over a tensor of that shape, ``[...]``, of what `full` makes an array."""
-    return jnp.sum(full(x, shape), axis=tuple(range(x.ndim - len(shape), x.ndim)))
+    """The sum over a tensor of that shape, ``[...]``, of what `_full` makes an array."""
+    return jnp.sum(_full(x, shape), axis=tuple(range(x.ndim - len(shape), x.ndim)))
 
 
 def _filled(results: tuple[Any, Any], shape: tuple[int, ...]) -> tuple[Any, Any]:
     """What a tensor, or a piece of it, contributes to the results of `map_and_sum`."""
     outputs, summed = results
     return (
-        jax.tree.map(lambda x: full(x, shape), outputs),
+        jax.tree.map(lambda x: _full(x, shape), outputs),
         jax.tree.map(lambda x: total(x, shape), summed),
     )
 

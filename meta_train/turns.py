@@ -14,8 +14,8 @@ from learned_opt import Rule
 from meta_train.inner_training import InnerTraining
 
 # Numbers of lanes in the cache, on cores with 1 MiB. With as many pairs as that makes,
-# optimizers on perceptrons of 160 to 18,000 parameters came within a tenth of the rate
-# that the best number of pairs reached (`benchmarks.turns`; flows lose up to a fifth).
+# four optimizers on perceptrons of 2,410 and 9,610 parameters came within a tenth of the
+# rate that the best number of pairs reached (`benchmarks.turns`; flows lose a fifth).
 _CACHED = 3 * 10**5
 _LARGE_THETA = 10**6  # read once for all lanes together, which then is what counts
 

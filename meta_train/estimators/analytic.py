@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from meta_train.estimators.estimator import Estimate, spread
 from meta_train.estimators.evolution import guard
-from meta_train.estimators.lanes import blank, choose, mean_over, require_numbers
+from meta_train.estimators.lanes import COUNT, blank, choose, mean_over, require_numbers
 from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
 from meta_train.truncation import Truncation
 
@@ -90,9 +90,7 @@ class AnalyticGradient(AroundSystem, abc.ABC):
     whole_episodes = False  # whether one estimate is one episode
 
     def __post_init__(self) -> None:
-        require_numbers(
-            self.loss_cap, num_lanes=self.num_lanes, lane_batch=self.lane_batch
-        )
+        require_numbers(self, num_lanes=COUNT, loss_cap="(-inf, inf)", lane_batch=COUNT)
 
     def init(self, theta: Theta, key: PRNGKeyArray) -> Episode:
         """Lanes ``[lanes, ...]`` that have not begun; the first estimate begins them.

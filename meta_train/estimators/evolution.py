@@ -8,7 +8,6 @@ class runs all lanes at once and averages them, over the devices of a mesh if th
 
 import abc
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from meta_train.estimators.estimator import Estimate, spread
-from meta_train.estimators.lanes import blank, choose, mean_over, require_numbers
+from meta_train.estimators.lanes import COUNT, blank, choose, mean_over, require_numbers
 from meta_train.estimators.perturbations import Particles, Perturbable
 from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
 from meta_train.truncation import Episodes, Truncation
@@ -101,13 +100,13 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
 
     def __post_init__(self) -> None:
         require_numbers(
-            self.loss_cap,
-            num_pairs=self.num_pairs,
-            lane_batch=self.lane_batch,
-            noise_rank=self.noise_rank,
+            self,
+            num_pairs=COUNT,
+            sigma="(0, inf)",
+            loss_cap="(-inf, inf)",
+            lane_batch=COUNT,
+            noise_rank=COUNT,
         )
-        if not 0 < self.sigma < math.inf:
-            raise ValueError(f"sigma must be positive and finite, got {self.sigma}.")
 
     def init(self, theta: Theta, key: PRNGKeyArray) -> Lane:
         """Lanes ``[lanes, ...]`` that have not begun; the first estimate begins them.

@@ -10,20 +10,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from learned_opt import checks
+
 _FEW = 64  # lanes on a device
 _LONG = 2**13  # numbers that each of them contributes to one array
 _LANES, _EVERYWHERE = PartitionSpec("lanes"), PartitionSpec()
 
+COUNT = "[1, inf)"  # of what there must be
+
 Lane = Any  # a pytree of arrays, one episode in progress
 
 
-def require_numbers(cap: float | None, **counts: int | None) -> None:
-    """Raises ValueError for a count below 1, or a cap of losses that is not finite."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}.")
-    if cap is not None and not math.isfinite(cap):
-        raise ValueError(f"loss_cap must be finite, or None for no cap; got {cap}.")
+def require_numbers(estimator: Any, **intervals: str) -> None:
+    """`checks.require_numbers` of the fields that are not None."""
+    given = {k: x for k, x in intervals.items() if getattr(estimator, k) is not None}
+    checks.require_numbers(estimator, **given)
 
 
 def blank(lane: Lane, num_lanes: int, mesh: Mesh | None) -> Lane:

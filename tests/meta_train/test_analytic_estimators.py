@@ -868,9 +868,9 @@ def test_lanes_that_do_not_divide_over_the_devices_are_an_error():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"lane_batch": 0}, "lane_batch must be at least 1, got 0"),
-        ({"loss_cap": np.inf}, "loss_cap must be finite, or None for no cap; got inf"),
-        ({"num_lanes": 0}, "num_lanes must be at least 1, got 0"),
+        ({"lane_batch": 0}, r"lane_batch is 0, and must be in \[1, inf\)"),
+        ({"loss_cap": np.inf}, "loss_cap is inf"),
+        ({"num_lanes": 0}, r"num_lanes is 0, and must be in \[1, inf\)"),
     ],
 )
 @pytest.mark.parametrize("cls", [TBPTT, BPTT, UORO])

@@ -420,14 +420,14 @@ def test_lanes_that_take_turns_give_what_all_at_once_give(cls):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"lane_batch": 0}, "lane_batch must be at least 1, got 0"),
-        ({"lane_batch": -2}, "lane_batch must be at least 1, got -2"),
-        ({"loss_cap": np.inf}, "loss_cap must be finite, or None for no cap; got inf"),
-        ({"loss_cap": np.nan}, "loss_cap must be finite"),
-        ({"num_pairs": 0}, "num_pairs must be at least 1, got 0"),
-        ({"sigma": 0.0}, "sigma must be positive and finite, got 0.0"),
-        ({"sigma": -0.1}, "sigma must be positive"),
-        ({"sigma": np.inf}, "sigma must be positive and finite, got inf"),
+        ({"lane_batch": 0}, r"lane_batch is 0, and must be in \[1, inf\)"),
+        ({"lane_batch": -2}, r"lane_batch is -2, and must be in \[1, inf\)"),
+        ({"loss_cap": np.inf}, "loss_cap is inf"),
+        ({"loss_cap": np.nan}, "loss_cap is nan"),
+        ({"num_pairs": 0}, r"num_pairs is 0, and must be in \[1, inf\)"),
+        ({"sigma": 0.0}, r"sigma is 0.0, and must be in \(0, inf\)"),
+        ({"sigma": -0.1}, "sigma is -0.1"),
+        ({"sigma": np.inf}, "sigma is inf"),
     ],
 )
 @pytest.mark.parametrize("cls", ESTIMATORS)
