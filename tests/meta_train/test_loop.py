@@ -130,6 +130,22 @@ def test_no_step_takes_less_than_nothing(clock):
     assert sum(told) == pytest.approx(clock.now)
 
 
+class Uneven(Waiting):
+    """Every other step takes three times as long."""
+
+    def step(self, wishes: Any) -> Any:
+        self._seconds = 0.5 if self.state.step % 2 else 1.5
+        return super().step(wishes)
+
+
+def test_of_uneven_steps_each_takes_its_own_time(clock):
+    told = []
+    report = lambda number, step, timing: told.append(timing.seconds)
+    loop.outer_loop(_run(Uneven(clock, 0.0)), report, DEADLINE, [])
+    assert len(told) > 20
+    assert set(told[::2]) == {1.5} and set(told[1::2]) == {0.5}
+
+
 @pytest.mark.parametrize("kind", [Engine, Waiting])
 def test_every_step_takes_as_long_as_it_does(clock, kind):
     told = []
