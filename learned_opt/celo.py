@@ -19,7 +19,8 @@ Meta-training has two phases, which are two optimizers with thetas of their own:
     theta = CeloTheta(rule_theta, scheduler_theta)    # of `Celo`, 35,808
 
 In the released code the scheduler runs once for each tensor, on equal inputs: that is
-one scheduler. 1,281 more meta-parameters there are read by nothing.
+one scheduler. 1,281 more meta-parameters there are read by nothing. `pretrained.load` reads
+the files of released weights.
 """
 
 import dataclasses

@@ -27,9 +27,9 @@ they mean the same here; their theta has 2,048 more (30 inputs of the LSTM's lay
 * the bound on new losses is debiased by one step too many (`relative_loss`).
 
 Another layer beside ``mix`` is computed there and overwritten: its 15,872 numbers have no
-place in theta. No converter of those weights is included. Two flags of that code, "bugged"
-time constants of the loss and an LSTM state that never changes, concern weights older than
-VeLO's.
+place in theta. `pretrained.load` reads the file of those weights. Two flags of that code,
+"bugged" time constants of the loss and an LSTM state that never changes, concern weights
+older than VeLO's.
 """
 
 import dataclasses

@@ -101,10 +101,11 @@ class Evaluate:
     Example: learned-opt evaluate scale_free runs/mine --suite eval-small
 
     Optimizers are pretrained names, run folders, folders written by `pretrained.save`,
-    learned ones before training (scale_free:untrained), or baselines: adam:tuned,
-    adam:lr=1e-3, adam:global, adamw_cosine:tuned, sgd:tuned, opt_list:10,
-    nadamw:lr=1e-2, prodigy, dowg, dog, dadapt_adamw, momo_adam, schedule_free_adamw,
-    muon. Results are kept; what was run once is not run again.
+    files of released weights (VeLO's), learned ones before training
+    (scale_free:untrained), or baselines: adam:tuned, adam:lr=1e-3, adam:global,
+    adamw_cosine:tuned, sgd:tuned, opt_list:10, nadamw:lr=1e-2, prodigy, dowg, dog,
+    dadapt_adamw, momo_adam, schedule_free_adamw, muon. Results are kept; what was run
+    once is not run again.
     """
 
     optimizers: tyro.conf.Positional[tuple[str, ...]]

@@ -64,7 +64,8 @@ class TrainConfig:
     optimizer: str = "scale_free"
     """What to meta-train: a name that `learned-opt optimizers` lists."""
     init_from: str = ""
-    """Pretrained name or folder to start theta from; empty starts afresh."""
+    """Pretrained name, folder, or file of released weights to start theta from; empty starts
+    afresh."""
     frozen_rule: str = ""
     """For celo: name or folder of a trained celo_rule; only the scheduler is trained."""
 
@@ -171,9 +172,11 @@ class TrainConfig:
             raise ValueError(f"{name} does nothing {where}; leave it out.")
 
     def learned_optimizer(self) -> LearnedOptimizer:
-        """The optimizer in training."""
+        """The optimizer in training; one trained before has the fields that it had."""
         if self.frozen_rule:
             return _scheduler_over(self.frozen_rule)
+        if self.init_from:
+            return _trained(self.init_from, self.optimizer).optimizer
         return learned_opt.get(self.optimizer)()
 
     def whole(self, theta: Any) -> tuple[LearnedOptimizer, Any]:
@@ -186,7 +189,7 @@ class TrainConfig:
     def initial_theta(self) -> Any:
         """Where theta starts."""
         if self.init_from:
-            theta = _theta_of(self.init_from, self.optimizer)
+            theta = _trained(self.init_from, self.optimizer).theta
             return theta.scheduler if self.frozen_rule else theta
         key = jax.random.fold_in(jax.random.key(self.seed), 1)
         return jax.jit(self.learned_optimizer().init)(key)
@@ -330,11 +333,11 @@ class TrainConfig:
 @functools.cache
 def _scheduler_over(rule: str) -> CeloScheduler:
     """One object for all groups, so that they share their programs."""
-    return CeloScheduler(_theta_of(rule, "celo_rule"))
+    return CeloScheduler(_trained(rule, "celo_rule").theta)
 
 
-def _theta_of(name: str, optimizer: str) -> Any:
-    """The theta of a pretrained optimizer of a certain kind.
+def _trained(name: str, optimizer: str) -> pretrained.Pretrained:
+    """A pretrained optimizer of a certain kind.
 
     Raises:
       ValueError: it is of another kind.
@@ -343,7 +346,7 @@ def _theta_of(name: str, optimizer: str) -> Any:
     kind = learned_opt.name_of(found.optimizer)
     if kind != optimizer:
         raise ValueError(f"{name!r} is a trained {kind}, not a {optimizer}.")
-    return found.theta
+    return found
 
 
 def _flat(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:

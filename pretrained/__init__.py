@@ -10,6 +10,7 @@ around them (`config.json`) and its card (`README.md`). The shipped ones live in
     pretrained.save("my_optimizer", optimizer, theta, card)
     tx = pretrained.load("my_optimizer").transform(num_steps=2000)
     tx = pretrained.optimizer("runs/train/theta", num_steps=2000)    # of a run folder
+    tx = pretrained.optimizer("velo/params", num_steps=2000)    # VeLO's file, see `released`
 """
 
 from pretrained.card import Card

@@ -26,7 +26,7 @@ import safetensors.numpy
 from jaxtyping import ArrayLike, PyTree
 
 import learned_opt
-from pretrained import leaves
+from pretrained import leaves, released
 from pretrained.card import Card
 
 _FORMAT = 1  # raised whenever an older version could misread a folder
@@ -94,7 +94,8 @@ def optimizer(
 def load(name_or_path: str | os.PathLike[str]) -> Pretrained:
     """A shipped optimizer by its name, or any saved one by the path of its folder.
 
-    Names come first: a folder of the same name is loaded as ``"./name"``.
+    Names come first: a folder of the same name is loaded as ``"./name"``. The path of a
+    file is that of weights which others have released, VeLO's for one; see `released`.
 
     Raises:
       UnknownPretrainedError: no shipped optimizer and no folder has this name.
@@ -104,6 +105,8 @@ def load(name_or_path: str | os.PathLike[str]) -> Pretrained:
       ValueError: this version's optimizer does not take these fields or weights.
     """
     folder = _find(name_or_path)
+    if folder.is_file():
+        return Pretrained(*released.read(folder))
     config = _read_config(folder)
     saved = config["optimizer"]
     try:
@@ -176,11 +179,12 @@ def _shipped() -> dict[str, Path]:
 
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:
+    """A folder, or a file of released weights."""
     shipped = _shipped()
     if isinstance(name_or_path, str) and name_or_path in shipped:
         return shipped[name_or_path]
     folder = Path(name_or_path).expanduser()
-    if folder.is_dir():
+    if folder.exists():
         return folder
     if not isinstance(name_or_path, str) or len(folder.parts) > 1:
         hint = _hint_of_run(folder.parent)

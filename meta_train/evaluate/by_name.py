@@ -2,6 +2,7 @@
 
 scale_free           a shipped learned optimizer
 runs/mine            a run folder, or one that `pretrained.save` wrote
+velo/params          a file of weights that others have released
 scale_free:untrained any learned optimizer as its training begins: what did that add?
 adam:tuned           a baseline; see `baselines`
 """
@@ -22,7 +23,7 @@ def contender(name: str) -> Contender:
 
     Raises:
       LookupError: nothing has this name; the message has the nearest names.
-      ValueError: a baseline has no such variant.
+      ValueError: a baseline has no such variant; a file is none of weights.
       FileNotFoundError: a folder holds no trained optimizer.
     """
     family, _, variant = name.partition(":")
@@ -32,7 +33,7 @@ def contender(name: str) -> Contender:
     if family in baselines.NAMES:
         return baselines.baseline(family, variant)
     shipped = pretrained.available()
-    if name in shipped or Path(name).is_dir():
+    if name in shipped or Path(name).exists():
         inside = Path(name) / "theta"
         loaded = pretrained.load(str(inside) if inside.is_dir() else name)
         return learned(name, loaded.optimizer, loaded.theta)
