@@ -7,6 +7,7 @@ the loops here are too short to be worth dividing.
 import functools
 import gc
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-_SPARE_MAPPINGS = 4096  # a program of a large task takes over a thousand
+_LARGE_PROGRAM = 4096  # memory mappings; one of a small task takes some 700
 
 
 def use_all_cores() -> None:
@@ -111,7 +112,7 @@ def compile_for(
     Raises:
       OSError: so few of these are left that XLA might end the process for want of them.
     """
-    _require_mappings()
+    require_room(1, _LARGE_PROGRAM)
     own = functools.partial(f)
     options = compiler_options() if options is None else options
     jitted = jax.jit(own, compiler_options=options, **of_jit)
@@ -135,19 +136,33 @@ def _garbage_left() -> Iterator[None]:
             gc.enable()
 
 
-def _require_mappings() -> None:
+def memory_mappings() -> tuple[int, int]:
+    """How many this process has and may have; where nobody counts them, 0 and many."""
     try:
         most = int(Path("/proc/sys/vm/max_map_count").read_text())
         with Path("/proc/self/maps").open("rb") as file:
-            used = sum(1 for _ in file)
+            return sum(1 for _ in file), most
     except OSError:  # not Linux
-        return
-    if used > most - _SPARE_MAPPINGS:
+        return 0, sys.maxsize
+
+
+def require_room(programs: int, each: float) -> None:
+    """Refuse more programs than this process has memory mappings for.
+
+    Args:
+      programs: how many more are to be compiled.
+      each: memory mappings that one takes.
+
+    Raises:
+      OSError: XLA might end the process for want of them.
+    """
+    used, most = memory_mappings()
+    if used + programs * each > most:
         raise OSError(
-            f"no room for another compiled program: this process has {used:,} of the "
-            f"{most:,} memory mappings that Linux allows it, and each program takes "
-            "hundreds. Have fewer structures in flight (num_tasks, or groups_in_flight "
-            "in its place), or raise the limit: sysctl -w vm.max_map_count=1000000"
+            f"no room for another {programs} compiled programs of {each:,.0f} memory "
+            f"mappings each: this process has {used:,} of the {most:,} that Linux allows "
+            "it. Have fewer structures in flight (num_tasks, or groups_in_flight in its "
+            "place), or raise the limit: sysctl -w vm.max_map_count=1000000"
         )
 
 

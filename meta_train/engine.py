@@ -17,11 +17,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from meta_train.devices import compiler_options
+from meta_train.devices import compiler_options, memory_mappings, require_room
 from meta_train.groups import Group, Groups
 from meta_train.outer import Contribution, Metrics, OuterState
 from meta_train.preparation import Lanes, Preparation, Prepared, View
 from meta_train.processes import Processes
+
+_SAMPLE = 10  # groups whose programs tell what one takes
 
 
 class Step(NamedTuple):
@@ -164,6 +166,9 @@ class Engine:
 
         Returns:
           Whether all are in flight; not so where ``stop``, in any process, said True.
+
+        Raises:
+          OSError: by what the first ones took, there is no room for all their programs.
         """
         present = [self._groups.at(slot, self._step) for slot in self._slots]
         for group in present:
@@ -171,9 +176,13 @@ class Engine:
         for group in sorted(present, key=_end):
             self._ask_next(group)
         told = False
-        for group in present:
+        before, _ = memory_mappings()
+        for ready, group in enumerate(present):
             if told := stop():
                 break
+            if ready >= _SAMPLE:  # what follows may take minutes, to end in an error
+                each = (memory_mappings()[0] - before) / ready
+                require_room(len(present) - ready, each)
             self._running[group.slot] = Running(self._preparation.get(group))
         return not self._processes.any(told)
 

@@ -168,9 +168,12 @@ class Preparation:
         if self._mesh is not None:
             everywhere = self._view.step.sharding
             out_shardings = (everywhere, jax.tree.map(lambda x: x.sharding, lanes))
-        program = compile_for(
-            window, arguments, donate_argnums=2, out_shardings=out_shardings
-        )
+        of_jit = {"donate_argnums": 2, "out_shardings": out_shardings}
+        try:
+            program = compile_for(window, arguments, **of_jit)
+        except OSError:  # no room; groups hold those that are in use
+            self._programs.clear()
+            program = compile_for(window, arguments, **of_jit)
         self._programs[key] = program
         while len(self._programs) > self._kept_programs:
             self._programs.popitem(last=False)

@@ -68,7 +68,7 @@ def test_devices_that_may_lock_up_are_warned_of():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is of Linux")
 def test_a_program_for_which_there_is_no_room_is_an_error(monkeypatch):
-    monkeypatch.setattr(devices, "_SPARE_MAPPINGS", 10**9)
+    monkeypatch.setattr(devices, "_LARGE_PROGRAM", 10**9)
     with pytest.raises(OSError, match=r"sysctl -w vm\.max_map_count"):
         devices.compile_for(lambda x: x + 1, (jnp.zeros(3),))
 
