@@ -188,11 +188,11 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
         return folder
     if not isinstance(name_or_path, str) or len(folder.parts) > 1:
         hint = _hint_of_run(folder.parent)
-        raise FileNotFoundError(f"there is no folder {folder}{hint}")
+        raise FileNotFoundError(f"there is no folder or file {folder}{hint}")
     near = difflib.get_close_matches(name_or_path, shipped, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UnknownPretrainedError(
-        f"no trained optimizer named {name_or_path!r}, and no such folder; {hint}"
+        f"no trained optimizer named {name_or_path!r}, and no such folder or file; {hint}"
         f"shipped: {', '.join(shipped) or 'none'}"
     )
 
