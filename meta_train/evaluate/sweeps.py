@@ -1,9 +1,10 @@
 """Suites that ask how far an optimizer generalises: one thing varies, the rest is fixed.
 
 `width`, `depth`, `batch-size`, `dataset-size` and `horizon` are the axes of Metz et al.
-2020 (arXiv 2009.11243, figure 5): perceptrons on MNIST, three tasks at each place. The
-others go to families, data, architectures and arithmetic that TaskSet does not have. Every
-root of a name is in the test split, so nothing here was trained on.
+2020 (arXiv 2009.11243, figure 5): perceptrons on MNIST, three tasks at each place.
+`model-size` is a transformer of 0.2 to 13 million parameters, far beyond what anything was
+meta-trained on. The others go to families, data, architectures and arithmetic that TaskSet
+does not have. Every root of a name is in the test split, so nothing here was trained on.
 """
 
 import dataclasses
@@ -53,6 +54,12 @@ _BATCHES = (4, 16, 64, 256, 1024)
 _SIZES = (32, 128, 512, 2048, 8192, 32768)
 _HORIZONS = (100, 500, 2000, 10_000)
 _TEXT = "@tiny_shakespeare"
+_HEADS = (1, 2, 4, 8)  # of 64: 0.2, 0.9, 3.3 and 12.9 million parameters
+_TRANSFORMER = {
+    **{"layers": "4", "head_width": "64", "mlp_ratio": "4", "positions": "learned"},
+    **{"activation": "swish", "init_scale": "1", "reparam_scale": "1"},
+    **{"label_smoothing": "0", "patch_length": "64", "batch_size": "16"},
+}
 
 SWEEPS: dict[str, tuple[Item, ...]] = {
     "width": _mlps("width", _WIDTHS, [{"hidden": f"{w}-{w}"} for w in _WIDTHS]),
@@ -65,6 +72,14 @@ SWEEPS: dict[str, tuple[Item, ...]] = {
         Item(f"{root}?{_spell(_PLAIN)}", f"{steps} steps", steps, steps)
         for steps in _HORIZONS
         for root in _ROOTS
+    ),
+    "model-size": tuple(
+        Item(
+            f"transformer_lm/seed24{_TEXT}?{_spell(_TRANSFORMER | {'heads': str(h)})}",
+            f"width {64 * h}",
+            64 * h,
+        )
+        for h in _HEADS
     ),
     "families": (
         *_tasks("vision transformer", "vit/seed34", "vit/seed56"),
