@@ -18,7 +18,7 @@ composition: orthogonalised steps for matrices, AdamW for all else (`Celo2Harnes
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,8 @@ class Celo2(Rule):
     Attributes:
       learning_rate: root mean square of the step of each matrix, > 0.
     """
+
+    numbers_held: ClassVar[int] = 32
 
     learning_rate: float = 1e-3
 

@@ -42,7 +42,7 @@ from meta_train.proxy import Proxy
 from meta_train.safety import Safety
 from meta_train.truncation import Episodes
 from meta_train.whole_file import whole_file
-from tasksets import Task
+from tasksets import Task, UnknownNameError
 
 T = TypeVar("T")
 
@@ -123,6 +123,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            raise UnknownNameError("estimator", self.estimator, ESTIMATORS)
         for name in ("train_weight", "end_emphasis"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
@@ -173,11 +175,21 @@ class TrainConfig:
 
     def learned_optimizer(self) -> LearnedOptimizer:
         """The optimizer in training; one trained before has the fields that it had."""
+        return self._learned_optimizer
+
+    @functools.cached_property
+    def _learned_optimizer(self) -> LearnedOptimizer:
+        # One object, so that all groups share their programs. What is read is read once:
+        # a run goes on as it began, whatever becomes of the folder.
         if self.frozen_rule:
-            return _scheduler_over(self.frozen_rule)
-        if self.init_from:
-            return _trained(self.init_from, self.optimizer).optimizer
+            return CeloScheduler(_trained(self.frozen_rule, "celo_rule").theta)
+        if self._start is not None:
+            return self._start.optimizer
         return learned_opt.get(self.optimizer)()
+
+    @functools.cached_property
+    def _start(self) -> pretrained.Pretrained | None:
+        return _trained(self.init_from, self.optimizer) if self.init_from else None
 
     def whole(self, theta: Any) -> tuple[LearnedOptimizer, Any]:
         """The optimizer and theta to use, once this theta has been trained."""
@@ -188,8 +200,8 @@ class TrainConfig:
 
     def initial_theta(self) -> Any:
         """Where theta starts."""
-        if self.init_from:
-            theta = _trained(self.init_from, self.optimizer).theta
+        if self._start is not None:
+            theta = self._start.theta
             return theta.scheduler if self.frozen_rule else theta
         key = jax.random.fold_in(jax.random.key(self.seed), 1)
         return jax.jit(self.learned_optimizer().init)(key)
@@ -328,12 +340,6 @@ class TrainConfig:
             for name, (mine, theirs) in _flat(self, other).items()
             if mine != theirs
         ]
-
-
-@functools.cache
-def _scheduler_over(rule: str) -> CeloScheduler:
-    """One object for all groups, so that they share their programs."""
-    return CeloScheduler(_trained(rule, "celo_rule").theta)
 
 
 def _trained(name: str, optimizer: str) -> pretrained.Pretrained:

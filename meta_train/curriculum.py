@@ -9,18 +9,20 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 import tasksets
 from meta_train.truncation import Truncation
 from tasksets import Task
-from tasksets.names import parse
+from tasksets.names import UnknownNameError, parse
 from tasksets.registry import TaskSplit
 from tasksets.wrappers import Reparametrized, Wrapper, draw
 
-_MOST_DRAWS = 200  # of a task that costs no more than the cap
+AbsentData = Literal["error", "leave out"]
+
+_MOST_DRAWS = 500  # of a task that costs no more than the cap
 _MOST_MISSES = 8  # tasks of other structures in a row, after which no more are tried
 
 
@@ -38,7 +40,7 @@ class TaskMix:
     """Chance of a task to get the wrappers that VeLO's augmentation draws, 0 to 1."""
     max_megaflops: float = math.inf
     """Tasks whose gradient takes more million operations are drawn again."""
-    absent_data: Literal["error", "leave out"] = "error"
+    absent_data: AbsentData = "error"
     """What to do with tasks whose data set is not on this machine."""
 
     def __post_init__(self) -> None:
@@ -54,6 +56,8 @@ class TaskMix:
             raise ValueError(f"augmentation is a chance, got {self.augmentation}.")
         if not self.max_megaflops > 0:
             raise ValueError(f"max_megaflops must be positive: {self.max_megaflops}.")
+        if self.absent_data not in (choices := get_args(AbsentData)):
+            raise UnknownNameError("absent_data", self.absent_data, choices)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -113,7 +117,8 @@ class TaskMix:
           LookupError: an unknown suite, or data that are not on this machine.
         """
         rng = np.random.default_rng(seed)
-        names = self._names(self.suites[rng.choice(len(self.suites), p=self.shares)])
+        suite = self.suites[rng.choice(len(self.suites), p=self.shares)]
+        names = self._names(suite)
         wrapping_seed = int(rng.integers(2**31))
         for _ in range(_MOST_DRAWS):
             leader = names[rng.integers(len(names))]
@@ -123,8 +128,8 @@ class TaskMix:
                 break
         else:
             raise ValueError(
-                f"none of {_MOST_DRAWS} tasks drawn from {', '.join(self.suites)} costs "
-                f"at most {self.max_megaflops:g} megaflops a gradient."
+                f"none of {_MOST_DRAWS} tasks drawn from suite {suite!r} costs at most "
+                f"{self.max_megaflops:g} megaflops a gradient."
             )
         family = [name for name in names if parse(name).family == parse(leader).family]
         found, misses = [task], 0

@@ -14,7 +14,6 @@ from meta_train import evaluate
 from meta_train.config import TrainConfig
 from meta_train.curriculum import TaskMix
 from meta_train.evaluate import Comparison, Contender, Entry, Settings
-from tasksets.task import SplitName
 
 NUM_STEPS = 500  # of every evaluation run
 NUM_SEEDS = 3  # all of which choose Adam's learning rate
@@ -91,11 +90,9 @@ def compare(
     return rows
 
 
-def mean_score(
-    comparison: Comparison, name: str, figure: str, split: SplitName = "test"
-) -> float:
-    """Normalised loss of one contender, mean over tasks and seeds."""
-    return float(comparison.scores(figure, split)[comparison.index(name)].mean())
+def mean_score(comparison: Comparison, name: str, figure: str) -> float:
+    """Normalised test loss of one contender, mean over tasks and seeds."""
+    return float(comparison.scores(figure, "test")[comparison.index(name)].mean())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import functools
 import gc
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from tasksets.array_cache import cache_folder
 
 _LARGE_PROGRAM = 4096  # memory mappings; one of a small task takes some 700
 
@@ -69,8 +72,7 @@ def use_compilation_cache(folder: str) -> None:
 
 def program_folder() -> str:
     """Where programs that belong to no run are kept on this machine."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(home, "learned-opt", "jax")
+    return str(cache_folder() / "jax")
 
 
 @contextmanager
@@ -116,24 +118,38 @@ def compile_for(
     own = functools.partial(f)
     options = compiler_options() if options is None else options
     jitted = jax.jit(own, compiler_options=options, **of_jit)
-    with _garbage_left():
+    with _garbage_left:
         lowered = jitted.lower(*arguments)
     return lowered.compile()
 
 
-@contextmanager
-def _garbage_left() -> Iterator[None]:
+class _GarbageLeft:
     """Within, Python does not look for garbage; while jax traces, it would time and again.
 
-    A third of the time that tracing takes, in vain: what is being made is in use.
+    A third of the time that tracing takes, in vain: what is being made is in use. Threads
+    may be within at once; it goes on when the last of them leaves.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = 0
+        self._enabled = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._within == 0:
+                self._enabled = gc.isenabled()
+                gc.disable()
+            self._within += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if self._within == 0 and self._enabled:
+                gc.enable()
+
+
+_garbage_left = _GarbageLeft()
 
 
 def memory_mappings() -> tuple[int, int]:

@@ -26,6 +26,10 @@ from meta_train.processes import Processes
 _SAMPLE = 10  # groups whose programs tell what one takes
 
 
+class GroupError(Exception):
+    """A group that follows cannot be made ready, for its cause; no other has moved."""
+
+
 class Step(NamedTuple):
     """What happened in an outer step, maybe still being computed.
 
@@ -130,6 +134,7 @@ class Engine:
       state: before the next outer step; its ``lanes`` are empty. Donated.
       processes: who runs which slots.
       mesh: over which lanes are spread; None for one device.
+      outer_steps: how many there are to be; no group is made ready to follow the last.
     """
 
     def __init__(
@@ -140,8 +145,10 @@ class Engine:
         state: OuterState,
         processes: Processes,
         mesh: Mesh | None,
+        outer_steps: int,
     ):
         self.state = state
+        self._outer_steps = outer_steps
         self._groups = groups
         self._preparation = preparation
         self._processes = processes
@@ -192,7 +199,11 @@ class Engine:
             self._running[slot].lanes = found
 
     def step(self, wishes: Sequence[bool] = ()) -> Step:
-        """One outer step; what this process wishes for, all will know."""
+        """One outer step; what this process wishes for, all will know.
+
+        Raises:
+          GroupError: a group that takes the place of another cannot be made ready.
+        """
         waited, replaced = self._replace_groups()
         view = View.of(self.state)
         contributions: list[Contribution] = []
@@ -225,22 +236,26 @@ class Engine:
         return {slot: running.prepared for slot, running in self._running.items()}
 
     def _replace_groups(self) -> tuple[float, int]:
-        waited, replaced = 0.0, 0
-        for slot, running in self._running.items():
-            group = self._groups.at(slot, self._step)
-            if group == running.prepared.group:
-                continue
-            started = time.monotonic()
-            prepared = self._preparation.get(group)
-            waited += time.monotonic() - started
-            replaced += 1
-            self._running[slot] = Running(prepared)
-            self._ask_next(group)
-        return waited, replaced
+        present = {slot: self._groups.at(slot, self._step) for slot in self._running}
+        new = [
+            group
+            for slot, group in present.items()
+            if group != self._running[slot].prepared.group
+        ]
+        started = time.monotonic()
+        try:
+            ready = [self._preparation.get(group) for group in new]
+        except Exception as error:
+            raise GroupError from error
+        waited = time.monotonic() - started if new else 0.0
+        for prepared in ready:
+            self._running[prepared.group.slot] = Running(prepared)
+            self._ask_next(prepared.group)
+        return waited, len(new)
 
     def _ask_next(self, group: Group) -> None:
         following = self._groups.after(group)
-        if following is not None:
+        if following is not None and following.born < self._outer_steps:
             self._preparation.ask(following)
 
 

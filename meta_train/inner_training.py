@@ -89,7 +89,16 @@ class InnerTraining:
         return cls(tasksets.stack(tasks), optimizer, **options)
 
     def init(self, key: PRNGKeyArray) -> InnerState:
-        """A fresh model of a freshly drawn task."""
+        """A fresh model of a freshly drawn task.
+
+        Raises:
+          ValueError: new arrays are float64; rules compute in float32.
+        """
+        if jax.config.read("jax_enable_x64"):
+            raise ValueError(
+                "training on a task is in float32: leave jax_enable_x64 off "
+                "(JAX_ENABLE_X64 in the environment)."
+            )
         lane_key, init_key = jax.random.split(key)
         lane = jnp.zeros((), jnp.int32)
         if self.task.stacked:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meta_train.checkpoint import Checkpoints
-from meta_train.engine import Engine, Step
+from meta_train.engine import Engine, GroupError, Step
 from meta_train.group_log import GroupLog
 from meta_train.processes import Processes
 from meta_train.run_log import Timing
@@ -93,6 +93,9 @@ def outer_loop(
 
     Returns:
       "finished", "time budget", the name of the signal, or "stopped by another process".
+
+    Raises:
+      GroupError: by its cause, a group cannot follow another; all steps made are reported.
     """
     if not run.begun:
         late = deadline is not None and time.monotonic() > deadline
@@ -147,8 +150,14 @@ def outer_loop(
         now = time.monotonic()
         due = now - saved_at > run.checkpoint_seconds and not writer.busy
         wishes = bool(stopped), now > last_moment(), due
+        try:
+            made = engine.step(wishes)
+        except GroupError:
+            if pending is not None:
+                tell([pending.read()], None)
+            raise
         done += 1
-        newest = _InFlight.begun(done, engine.step(wishes))
+        newest = _InFlight.begun(done, made)
         arrived = [] if pending is None else [pending.read()]
         granted = arrived[0].step.wishes if arrived else np.zeros(3)
         pending = newest

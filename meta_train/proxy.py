@@ -38,11 +38,10 @@ class Proxy:
           ValueError: there are too few held-out tasks.
           LookupError: an unknown suite, or data that are not on this machine.
         """
-        suites, weights = mix.suites, mix.weights
-        if self.proxy_suites:
-            suites, weights = self.proxy_suites, ()
-        plain = dataclasses.replace(
-            mix, suites=suites, weights=weights, augmentation=0.0
-        )
+        plain = dataclasses.replace(mix, augmentation=0.0)
+        if self.proxy_suites:  # of which neither shares nor options of the mix speak
+            plain = dataclasses.replace(
+                plain, suites=self.proxy_suites, weights=(), task_options=()
+            )
         tasks = plain.sample(self.proxy_tasks, seed=0, split="test")
         return [Entry(task, self.proxy_horizon) for task in tasks]

@@ -29,13 +29,13 @@ from meta_train import folder_lock, outer, stop_signals
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
 from meta_train.devices import compilation_cache_in, lane_mesh
-from meta_train.engine import Engine, Step
+from meta_train.engine import Engine, GroupError, Step
 from meta_train.group_log import GroupLog, forget_lost_processes
 from meta_train.groups import Groups
 from meta_train.loop import FINISHED, OUT_OF_TIME, Run, outer_loop
 from meta_train.preparation import Preparation, View
 from meta_train.processes import Processes, ProcessLostError
-from meta_train.run_log import RunLog, Timing
+from meta_train.run_log import RunLog, Timing, read_rows
 from meta_train.run_log import read_metrics as read_metrics
 from meta_train.selection import Selection
 from meta_train.theta_folder import save_theta
@@ -152,12 +152,19 @@ def train(
                 log.write(number, metrics, timing)
                 on_progress(Progress(number, config.outer_steps, metrics, timing))
 
-        reason = outer_loop(run, report, deadline, stopped)
+        lost, reason = None, ""
+        try:
+            reason = outer_loop(run, report, deadline, stopped)
+        except GroupError as error:
+            lost = error.__cause__
         if run.begun:
             run.checkpoints.save_last(run.engine, run.groups.totals)
         step, average = run.step, run.engine.state.average
         if first:
             save_theta(config, folder / "theta", average, step)
+        if lost is not None:
+            warn(f"tasks could not be made ready; step {step} is in {folder}.")
+            raise lost
     return Result(average, step, reason == FINISHED, reason, folder)
 
 
@@ -201,7 +208,15 @@ def _begun(
     )
     update = outer.update_function(optimizer, clip=config.clip, safety=config.safety)
     try:
-        engine = Engine(groups, preparation, update, state, processes, mesh)
+        engine = Engine(
+            groups,
+            preparation,
+            update,
+            state,
+            processes,
+            mesh,
+            outer_steps=config.outer_steps,
+        )
         begun = engine.begin(stop)
         totals = {}
         if found is not None:
@@ -277,8 +292,8 @@ def claimed(
 
 def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
     path = folder / "config.json"
-    # Where nothing was begun, a wrong name say was to blame, the next command begins.
-    if holds_run(folder):
+    # Where no step was made, a wrong name say was to blame, the next command begins.
+    if _made_steps(folder) and path.exists():
         if not resume:
             raise FileExistsError(
                 f"{folder} already holds a run; go on with it by --resume, or choose "
@@ -295,10 +310,15 @@ def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run with a config got as far as its first outer step there."""
-    saved = (folder / "checkpoints").rglob("*.safetensors")
-    begun = (folder / "metrics.jsonl").exists() or any(saved)
+    """Whether a run was begun there: its config is right, though no step may be made."""
+    begun = (folder / "metrics.jsonl").exists() or _made_steps(folder)
     return begun and (folder / "config.json").exists()
+
+
+def _made_steps(folder: Path) -> bool:
+    """Whether there is something to lose."""
+    saved = (folder / "checkpoints").rglob("*.safetensors")
+    return any(saved) or bool(read_rows(folder / "metrics.jsonl"))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from learned_opt import LearnedOptimizer, Rule, Signals
 from learned_opt.layout import Field, Layout
@@ -115,8 +115,15 @@ class StaleRule(Rule):
     rule: Rule
     delay: int  # in steps
 
+    @property
+    def numbers_held(self) -> int:  # type: ignore[override]
+        return self.rule.numbers_held + self.delay
+
     def init(self, key: PRNGKeyArray) -> Theta:
         return self.rule.init(key)
+
+    def shift(self, theta: Theta, offset: Theta, sign: Float[Array, ""]) -> Theta:
+        return self.rule.shift(theta, offset, sign)
 
     def start(self, theta: Theta, params: Field, layout: Layout) -> StaleRuleState:
         rule = self.rule.start(theta, params, layout)

@@ -111,13 +111,11 @@ def plot_planes(
     path: Path,
     *,
     labels: tuple[str, str] = ("first direction", "second direction"),
-    limits: tuple[float, float] | None = None,
-    log: bool = False,
 ) -> Path:
     """A panel per title, side by side, each a `draw_plane`; the path."""
     fig, axes = _panels(len(panels), 4.2)
     for ax, (title, heights) in zip(axes, panels.items(), strict=True):
-        draw_plane(ax, offsets, heights, labels=labels, limits=limits, log=log)
+        draw_plane(ax, offsets, heights, labels=labels)
         ax.set_title(title)
     return save(fig, path)
 

@@ -187,9 +187,12 @@ def check_all(names: Sequence[str], jobs: int) -> Iterator[Checked]:
         _use_one_core,
         (cores, getattr(jax.config, "jax_compilation_cache_dir", None)),
     ) as pool:
-        futures = [pool.submit(_check_one, name) for name in names]
-        for future in as_completed(futures):
-            yield future.result()
+        try:
+            futures = [pool.submit(_check_one, name) for name in names]
+            for future in as_completed(futures):
+                yield future.result()
+        finally:  # whoever stops early does not wait for thousands
+            pool.shutdown(cancel_futures=True)
 
 
 def _check_one(name: str) -> Checked:

@@ -19,7 +19,7 @@ import numpy as np
 
 
 def cache_folder() -> Path:
-    """Where entries are."""
+    """Where all is that can be made again: arrays, compiled programs, evaluations."""
     if folder := os.environ.get("LEARNED_OPT_CACHE"):
         return Path(folder).expanduser()
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -34,8 +34,9 @@ def contender(name: str) -> Contender:
         return baselines.baseline(family, variant)
     shipped = pretrained.available()
     if name in shipped or Path(name).exists():
-        inside = Path(name) / "theta"
-        loaded = pretrained.load(str(inside) if inside.is_dir() else name)
+        of_run = Path(name) / "theta"
+        inside = name not in shipped and of_run.is_dir()
+        loaded = pretrained.load(str(of_run) if inside else name)
         return learned(name, loaded.optimizer, loaded.theta)
     known = sorted({*baselines.NAMES, *baselines.ALL, *shipped})
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

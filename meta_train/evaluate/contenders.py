@@ -98,7 +98,7 @@ def learned(name: str, optimizer: LearnedOptimizer, theta: Any) -> Contender:
     identity = _describe(optimizer)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(theta)]
     content = digest([identity, *(leaf.tobytes().hex() for leaf in leaves)])
-    kind = Kind(identity, _maker(optimizer))
+    kind = Kind(f"{identity} {jax.tree.structure(theta)}", _maker(optimizer))
     return Contender(name, (Point(kind, theta, name, content),))
 
 

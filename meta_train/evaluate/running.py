@@ -1,7 +1,6 @@
 """Evaluating by name: suites and optimizers as the command line names them."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from meta_train.evaluate.comparison import Comparison, Entry
 from meta_train.evaluate.contenders import Contender
 from meta_train.evaluate.settings import Settings
 from meta_train.evaluate.tidy import table
+from tasksets.array_cache import cache_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,5 +187,4 @@ def run(
 
 def default_cache() -> Path:
     """Where results are kept unless somebody says otherwise."""
-    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    return Path(home) / "learned-opt" / "evaluations"
+    return cache_folder() / "evaluations"

@@ -33,7 +33,6 @@ def timed(
     comparison: Comparison,
     contenders: Sequence[Contender],
     *,
-    settings: Settings = Settings(),
     on_timed: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
     """A comparison with the time that a step of some of its contenders takes.
@@ -41,10 +40,9 @@ def timed(
     Args:
       comparison: what was found.
       contenders: whose steps to time; all points of one take the same.
-      settings: of the runs.
       on_timed: told how many tasks are done, and of how many.
     """
-    stopwatch, seconds = _Stopwatch(settings), []
+    stopwatch, seconds = _Stopwatch(Settings()), []
     for done, entry in enumerate(comparison.entries):
         on_timed(done, len(comparison.entries))
         seconds.append(stopwatch.seconds(entry, contenders))

@@ -7,6 +7,7 @@ network keep a device busy. A long run is stopped and resumed by giving it a fol
 
 import dataclasses
 import logging
+import math
 import queue
 import shutil
 import zlib
@@ -55,7 +56,6 @@ def descend(
     seeds: Sequence[int],
     num_steps: int,
     records: int = 100,
-    clip: float = float("inf"),
     folder: Path | None = None,
 ) -> Trace:
     """Descend from ``init(key)`` at every rate with every seed.
@@ -68,7 +68,6 @@ def descend(
       seeds: of the start and of the estimates; every rate has the same ones.
       num_steps: outer steps, a multiple of ``records``.
       records: how often to record; the first record is after ``num_steps / records``.
-      clip: elementwise bound on the gradient.
       folder: keeps what was done, so that a run that was stopped goes on from its
         last record; None forgets.
 
@@ -88,7 +87,7 @@ def descend(
         return outer.OuterState(zero, zero, theta, theta, state, lanes, run_key)
 
     def advance(state: outer.OuterState, rate: Array, estimator: Estimator):
-        step = outer.step_function(optimizer(rate), clip=clip)
+        step = outer.step_function(optimizer(rate), clip=math.inf)
         body = lambda state, _: step((estimator,), state)
         state, metrics = jax.lax.scan(body, state, length=every)
         return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
@@ -105,7 +104,7 @@ def descend(
         lambda x: np.zeros((*x.shape[:2], records, *x.shape[2:]), x.dtype),
         _record(*go_on.eval_shape(state, grid, estimator)),
     )
-    settings = _plain((estimator, getattr(optimizer, "__qualname__", None), clip))
+    settings = _plain((estimator, getattr(optimizer, "__qualname__", None)))
     told_by = zlib.crc32(repr(settings).encode())
     run = np.array([*rates, *seeds, num_steps, records, told_by], np.float64)
     progress = _Progress(np.zeros((), np.int32), run, state, recorded)

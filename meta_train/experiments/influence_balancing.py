@@ -11,7 +11,9 @@ theta moves by SGD after every step, episodes never end.
 
 Every estimator gets its best learning rate out of the same grid. Criteria, for every seed:
 truncated ES and TBPTT with windows of 1 and 10 end above the initial loss of 8 at every
-learning rate that moves theta at all; PES with 1000 particles and RTRL end below 1e-8.
+learning rate that moves theta at all; PES and NRES with 1000 particles and RTRL end below
+1e-8. And over the seeds: the median of PES with 10 ends a thousand times above that with
+1000.
 """
 
 import dataclasses

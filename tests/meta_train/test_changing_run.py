@@ -15,11 +15,13 @@ import pytest
 import small_runs
 from meta_systems import Linear
 
+import pretrained
 from meta_train import (
     PES,
     CheckpointError,
     TaskMix,
     Truncation,
+    curriculum,
     devices,
     group_log,
     preparation,
@@ -250,10 +252,51 @@ def test_on_other_devices_a_run_goes_on_with_new_lanes_and_says_so(
     np.testing.assert_array_equal(steps, np.arange(1, 15))
 
 
-def test_an_error_in_the_background_ends_the_run_with_its_message(tmp_path):
+def test_an_error_in_the_background_ends_the_run_with_its_message(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(curriculum, "_MOST_DRAWS", 3)
     mix = dataclasses.replace(CONFIG.mix, max_megaflops=1e-6)
     with pytest.raises(ValueError, match="megaflops"):
         run.train(dataclasses.replace(CONFIG, mix=mix), tmp_path)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_where_a_group_cannot_follow_all_that_was_done_is_kept(
+    unbroken, tmp_path, monkeypatch, which
+):
+    prepare, asked = preparation.Preparation._prepare, []
+
+    def breaks(self, group):
+        asked.append(group)
+        if group.born > 3 and group.slot == which:
+            raise LookupError("its data are gone")
+        return prepare(self, group)
+
+    warnings = []
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation.Preparation, "_prepare", breaks)
+        with pytest.raises(LookupError, match="its data are gone"):
+            run.train(CONFIG, tmp_path, warn=warnings.append)
+    steps = min(g.born for g in asked if g.born > 3 and g.slot == which)
+    assert any(f"step {steps}" in told for told in warnings)
+    assert _lines(tmp_path) == _lines(unbroken)[:steps] and 3 < steps < 14
+    assert pretrained.load(str(tmp_path / "theta")).theta
+    assert run.train(CONFIG, tmp_path, resume=True).finished
+    assert _lines(tmp_path) == _lines(unbroken)
+
+
+def test_no_group_is_made_ready_that_would_never_run(tmp_path, monkeypatch):
+    prepare, made = preparation.Preparation._prepare, []
+
+    def watched(self, group):
+        made.append(group)
+        return prepare(self, group)
+
+    monkeypatch.setattr(preparation.Preparation, "_prepare", watched)
+    run.train(CONFIG, tmp_path)
+    groups = CONFIG.groups()
+    assert set(made) == {groups.at(slot, step) for slot in (0, 1) for step in range(14)}
 
 
 _QUICKLY = ("pes", "gpes", "pes_analytic")  # of each kind of state

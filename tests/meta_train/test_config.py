@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import shutil
 
+import jax
 import pytest
 import small_runs
 
-from meta_train import TrainConfig
+import learned_opt
+import pretrained
+from meta_train import TaskMix, TrainConfig
+from tasksets import UnknownNameError
 
 
 @pytest.mark.parametrize(
@@ -25,6 +30,29 @@ from meta_train import TrainConfig
 def test_fields_that_do_nothing_or_cannot_be_are_refused_by_name(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         TrainConfig(**wrong)
+
+
+def test_names_that_are_no_choice_are_told_with_the_nearest_that_are():
+    with pytest.raises(UnknownNameError, match="'pse'; nearest: pes"):
+        TrainConfig(estimator="pse")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="'leave-out'; nearest: leave out"):
+        TaskMix(absent_data="leave-out")  # type: ignore[arg-type]
+
+
+def test_a_run_goes_on_with_what_it_began_with_whatever_becomes_of_the_folder(tmp_path):
+    optimizer, where = learned_opt.Adam(), tmp_path / "adam"
+    theta = optimizer.init(jax.random.key(0))
+    card = pretrained.load("scale_free").card
+    pretrained.save(where, optimizer, theta, card)
+    config = TrainConfig(optimizer="adam", init_from=str(where))
+    start = config.initial_theta()
+    shutil.rmtree(where)
+    again, theta = config.whole(start)
+    assert again == optimizer and again is config.learned_optimizer()
+    # Another config reads anew.
+    pretrained.save(where, optimizer, jax.tree.map(lambda x: x + 1, start), card)
+    other = dataclasses.replace(config, seed=1).initial_theta()
+    assert jax.tree.leaves(other)[0] == jax.tree.leaves(start)[0] + 1
 
 
 def test_a_config_is_read_as_it_was_written(tmp_path):

@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,28 @@ def test_garbage_is_left_while_a_program_is_traced_and_no_longer():
     assert gc.isenabled()
     with pytest.raises(ArithmeticError):
         devices.compile_for(fails, (jnp.zeros(3),))
+    assert gc.isenabled()
+
+
+def test_garbage_is_looked_for_again_when_the_last_of_several_threads_has_traced():
+    within, leave = threading.Barrier(3), [threading.Event(), threading.Event()]
+
+    def compile_slowly(leave):
+        def traced(x):
+            within.wait()
+            assert leave.wait(60)
+            return x + 1
+
+        devices.compile_for(traced, (jnp.zeros(3),))
+
+    threads = [threading.Thread(target=compile_slowly, args=(e,)) for e in leave]
+    for thread in threads:
+        thread.start()
+    within.wait()
+    for event, thread in zip(leave, threads, strict=True):
+        assert not gc.isenabled()
+        event.set()
+        thread.join()
     assert gc.isenabled()
 
 

@@ -51,6 +51,12 @@ def test_inner_training_is_a_system_with_a_begin_and_its_own_inputs():
     assert isinstance(system, Driven)
 
 
+def test_training_is_in_float32_and_says_so_where_new_arrays_are_not():
+    system = InnerTraining(TASKS[0], learned_opt.Adam())
+    with jax.enable_x64(True), pytest.raises(ValueError, match="jax_enable_x64"):
+        system.init(KEY)
+
+
 # Each optimizer's two layouts are held equal by its own contract; here a training loop is
 # around them, for one of each kind of state.
 FEW = ("adam", "scale_free", "adafactor_mlp", "hierarchical")

@@ -71,6 +71,18 @@ def test_a_stale_rule_trains_as_the_stale_transform_does():
     assert np.all(fresh[2:] != late[2:])
 
 
+def test_a_stale_rule_is_as_large_and_as_shared_as_its_rule():
+    rule = learned_opt.HyperV2()
+    late = stale(rule, 3)
+    assert late.numbers_held == rule.numbers_held + 3
+    theta = jax.eval_shape(rule.init, KEY)
+    shift = lambda optimizer: jax.eval_shape(
+        lambda theta: optimizer.shift(theta, theta, 1.0), theta
+    )
+    assert jax.tree.structure(shift(late)) == jax.tree.structure(shift(rule))
+    assert jax.tree.structure(shift(late)) != jax.tree.structure(theta)
+
+
 def test_no_delay_below_one_and_the_law_is_that_of_velo():
     for make in (delay_gradients, lambda delay: stale(learned_opt.Adam(), delay)):
         with pytest.raises(ValueError, match="at least 1 step, not 0"):

@@ -64,6 +64,16 @@ def test_a_budget_too_short_for_a_step_leaves_no_theta_to_use(tmp_path, capsys):
     assert "Use it" in said and "untrained" not in said
 
 
+def test_where_no_step_was_made_another_command_may_begin(tmp_path, capsys):
+    _train(tmp_path, "--outer-steps", "3", "--time-budget", "0.001s")
+    capsys.readouterr()
+    _train(tmp_path, "--outer-steps", "2")
+    assert "Use it" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        _train(tmp_path, "--outer-steps", "2")
+    assert "already holds a run" in capsys.readouterr().out
+
+
 def test_a_run_goes_on_with_its_own_config_and_refuses_another(tmp_path, capsys):
     _train(tmp_path, "--outer-steps", "3", "--seed", "1", "--resume")
     assert "holds no run to go on with" in capsys.readouterr().out

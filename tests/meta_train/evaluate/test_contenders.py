@@ -120,6 +120,19 @@ def test_learned_optimizers_are_told_apart_by_theta_and_by_fields():
     assert others[1].points[0].kind.identity != one.points[0].kind.identity
 
 
+def test_thetas_with_and_without_an_optional_part_are_no_one_kind():
+    plain, scheduled = (
+        learned_opt.NAdamW(**fields).init(jax.random.key(0))
+        for fields in ({}, {"constant_fraction": 0.5})
+    )
+    assert jax.tree.structure(plain) != jax.tree.structure(scheduled)
+    one, other = (
+        evaluate.learned("one", learned_opt.NAdamW(), theta).points[0].kind.identity
+        for theta in (plain, scheduled)
+    )
+    assert one != other
+
+
 def test_a_folder_a_run_folder_and_a_shipped_name_are_found(tmp_path):
     loaded = pretrained.load("scale_free")
     for folder in (tmp_path / "saved", tmp_path / "run" / "theta"):
@@ -128,6 +141,18 @@ def test_a_folder_a_run_folder_and_a_shipped_name_are_found(tmp_path):
     for name in (str(tmp_path / "saved"), str(tmp_path / "run")):
         assert contender(name).content == shipped.content
         assert contender(name).name == name
+
+
+def test_a_folder_that_has_the_name_of_a_shipped_optimizer_does_not_replace_it(
+    tmp_path, monkeypatch
+):
+    shipped, sgd = contender("scale_free"), learned_opt.get("sgd")()
+    theta = sgd.init(jax.random.key(0))
+    card = pretrained.load("scale_free").card
+    pretrained.save(tmp_path / "scale_free" / "theta", sgd, theta, card)
+    monkeypatch.chdir(tmp_path)
+    assert contender("scale_free").content == shipped.content
+    assert contender("./scale_free").content != shipped.content
 
 
 def test_what_training_started_from_is_a_contender():
