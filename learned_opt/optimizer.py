@@ -46,6 +46,7 @@ class Signals(NamedTuple):
     num_steps: Float[Array, ""] | None = None  # length of the whole run, in updates
 
 
+@runtime_checkable
 class RuleState(Protocol):
     """What the state of every rule has in common."""
 
@@ -211,7 +212,13 @@ class Rule(abc.ABC):
         """What `checks.require_slots` compares with; nothing is computed."""
 
         def start(scalar: Array) -> Any:
-            return self.start(theta, scalar, PerTensor(scalar)).slots
+            state = self.start(theta, scalar, PerTensor(scalar))
+            if not isinstance(state, RuleState):
+                raise TypeError(
+                    f"{type(self).__name__}.start gives a {type(state).__name__}: the state "
+                    "of a rule is a NamedTuple with `step` and `slots` at least."
+                )
+            return state.slots
 
         with _float32_by_default():
             return jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.float32))

@@ -116,7 +116,10 @@ def get(name: str) -> type[LearnedOptimizer]:
         return _OPTIMIZERS[name]
     near = difflib.get_close_matches(name, _OPTIMIZERS, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {names()}"
-    raise UnknownOptimizerError(f"no optimizer named {name!r}; {hint}")
+    raise UnknownOptimizerError(
+        f"no optimizer named {name!r}; {hint} (one of your own is known once the module "
+        "that registers it is imported)"
+    )
 
 
 def name_of(optimizer: LearnedOptimizer) -> str:

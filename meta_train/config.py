@@ -123,6 +123,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.optimizer, str):
+            raise TypeError(
+                "optimizer is the name of a registered one (`learned_opt.register`); one "
+                "with fields of its own is saved by `pretrained.save` and named by "
+                f"init_from; got {self.optimizer!r}."
+            )
         if self.estimator not in ESTIMATORS:
             raise UnknownNameError("estimator", self.estimator, ESTIMATORS)
         for name in ("train_weight", "end_emphasis"):

@@ -44,6 +44,8 @@ class TaskMix:
     """What to do with tasks whose data set is not on this machine."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.suites, str):
+            raise TypeError(f"suites are several names: ({self.suites!r},).")
         if not self.suites:
             raise ValueError("suites must name at least one suite.")
         if self.weights and len(self.weights) != len(self.suites):

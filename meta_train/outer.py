@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -130,13 +131,15 @@ def make_step(
     Returns:
       ``step(estimators, state) -> (state, metrics)``. Estimators are arguments, so that
       the data sets within are never constants of the program; ``state`` is donated. It
-      returns while the step is computed, and waits for the one before.
+      returns while the step is computed, and waits for the one before. It raises
+      TypeError for an estimator that is no pytree.
     """
     step = step_function(optimizer, clip=clip, average_rate=average_rate)
     compiled = jax.jit(step, donate_argnums=1, compiler_options=compiler_options())
     last: Metrics = {}
 
     def paced(estimators: Sequence[Estimator], state: OuterState):
+        _require_pytrees(estimators)
         # With dozens of programs ahead, the sum over CPU devices waits for ever: those that
         # have arrived hold the threads that the others need.
         jax.block_until_ready(last)
@@ -145,6 +148,18 @@ def make_step(
         return state, metrics
 
     return paced
+
+
+def _require_pytrees(estimators: Sequence[Estimator]) -> None:
+    for leaf in jax.tree.leaves(tuple(estimators)):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int)):
+            raise TypeError(
+                f"a {type(leaf).__name__} cannot be an argument of a compiled step, and "
+                "its data would otherwise be constants of the program: make it a pytree "
+                "of arrays, as a frozen dataclass under "
+                "`@jax.tree_util.register_dataclass` is, with "
+                "`dataclasses.field(metadata={'static': True})` for what is no array."
+            )
 
 
 def step_function(
@@ -186,9 +201,8 @@ def contribution(
     finite = jnp.isfinite(optax.tree.norm(estimate.grad)) & jnp.isfinite(estimate.loss)
     keep = lambda tree: jax.tree.map(lambda x: jnp.where(finite, weight * x, 0.0), tree)
     one = finite.astype(jnp.float32)
-    return Contribution(
-        keep(estimate.grad), keep(estimate.metrics), weight * one, 1 - one
-    )
+    metrics = {"loss": estimate.loss, **estimate.metrics}
+    return Contribution(keep(estimate.grad), keep(metrics), weight * one, 1 - one)
 
 
 def update_function(
@@ -215,7 +229,7 @@ def update_function(
     optimizer = optax.with_extra_args_support(optimizer)
 
     def update(state: OuterState, contributions: Sequence[Contribution]):
-        total = jax.tree.map(lambda *xs: sum(xs), *contributions)
+        total = jax.tree.map(lambda *xs: sum(xs), *_with_common_metrics(contributions))
         accepted = total.groups > 0
         groups = jnp.where(accepted, total.groups, 1.0)
         # A step without any gradient has nothing to say; a loss of 0 would be the best.
@@ -270,6 +284,12 @@ def update_function(
         return state, metrics
 
     return update
+
+
+def _with_common_metrics(contributions: Sequence[Contribution]) -> list[Contribution]:
+    """What all groups measure; their estimators may be of several kinds."""
+    names = sorted(set.intersection(*(set(c.metrics) for c in contributions)))
+    return [c._replace(metrics={n: c.metrics[n] for n in names}) for c in contributions]
 
 
 def _share(tree: Any, predicate: Callable[[Array], Array]) -> Array:

@@ -15,16 +15,19 @@ folder/report.html       all of it to look at; `report.write` makes it, at any t
 
 import dataclasses
 import functools
+import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
+import tasksets
 from meta_train import folder_lock, outer, stop_signals
 from meta_train.checkpoint import Checkpoints
 from meta_train.config import TrainConfig
@@ -32,8 +35,9 @@ from meta_train.devices import compilation_cache_in, lane_mesh
 from meta_train.engine import Engine, GroupError, Step
 from meta_train.group_log import GroupLog, forget_lost_processes
 from meta_train.groups import Groups
+from meta_train.inner_training import InnerTraining
 from meta_train.loop import FINISHED, OUT_OF_TIME, Run, outer_loop
-from meta_train.preparation import Preparation, View
+from meta_train.preparation import Preparation, Prepared, View
 from meta_train.processes import Processes, ProcessLostError
 from meta_train.run_log import RunLog, Timing, read_rows
 from meta_train.run_log import read_metrics as read_metrics
@@ -42,6 +46,8 @@ from meta_train.theta_folder import save_theta
 
 CHECKPOINT_SECONDS = 15.0
 _SPARE_PROGRAMS = 8  # kept beyond those in flight and those to come
+_MUCH_DEARER = 20  # times what tasks usually cost here
+_DEAR = 10**8  # operations of a gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Progress:
 
 def train(
     config: TrainConfig,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     resume: bool = False,
     time_budget: float | None = None,
@@ -117,6 +123,7 @@ def train(
     with the same arguments and a folder that all can see; the first one writes the logs
     and calls ``on_progress``.
     """
+    folder = Path(folder)
     deadline = None if time_budget is None else time.monotonic() + time_budget
     processes = Processes()
     late = lambda: deadline is not None and time.monotonic() > deadline
@@ -218,6 +225,7 @@ def _begun(
             outer_steps=config.outer_steps,
         )
         begun = engine.begin(stop)
+        _tell_dearest([*engine.in_flight.values()], warn)
         totals = {}
         if found is not None:
             engine.set_lanes(checkpoints.restore_lanes(found[0], engine))
@@ -268,6 +276,29 @@ def _tell_pairs(
         )
 
 
+def _tell_dearest(groups: Sequence[Prepared], warn: Callable[[str], None]) -> None:
+    """Warn of a group that takes most of the time, where it is far dearer than others."""
+    if len(groups) < 2:
+        return
+    cost = [_operations(group) for group in groups]
+    shares = np.array([group.weight for group in groups]) * cost
+    dearest, usual = int(np.argmax(shares)), np.median(cost)
+    share = shares[dearest] / shares.sum()
+    if share > 0.5 and cost[dearest] > max(_MUCH_DEARER * usual, _DEAR):
+        warn(
+            f"{share:.0%} of all arithmetic is that of {groups[dearest].tasks[0]} and its "
+            f"like: {cost[dearest] / 1e6:,.0f} million operations a gradient, where "
+            f"{usual / 1e6:,.3g} are usual here. --max-megaflops leaves such tasks out."
+        )
+
+
+def _operations(group: Prepared) -> int:
+    """Of a gradient of one of its tasks."""
+    system = group.estimator.system
+    assert isinstance(system, InnerTraining)
+    return tasksets.gradient_operations(system.task.lane(0)).total
+
+
 def _selection(
     config: TrainConfig,
     folder: Path,
@@ -296,8 +327,8 @@ def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
     if _made_steps(folder) and path.exists():
         if not resume:
             raise FileExistsError(
-                f"{folder} already holds a run; go on with it by --resume, or choose "
-                "another --folder."
+                f"{folder} already holds a run; go on with it by --resume (in Python "
+                "resume=True), or choose another --folder."
             )
         differences = config.differences(TrainConfig.load(path))
         if differences:

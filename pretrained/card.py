@@ -9,7 +9,7 @@ _TEMPLATE = """\
 
 ```python
 import pretrained
-
+{imports}
 tx = pretrained.optimizer("{name}", num_steps=2000)  # or the path of this folder
 ```
 
@@ -66,7 +66,13 @@ class Card:
         if len(self.summary.splitlines()) > 1:
             raise ValueError(f"the summary must be one line, not {self.summary!r}")
 
-    def markdown(self, name: str) -> str:
-        """The card as the README.md of the folder ``name``."""
+    def markdown(self, name: str, module: str = "") -> str:
+        """The card as the README.md of the folder ``name``.
+
+        Args:
+          name: of the folder.
+          module: to import first, where that registers the optimizer; empty: none.
+        """
         texts = {key: text.strip() for key, text in dataclasses.asdict(self).items()}
-        return _TEMPLATE.format(name=name, **texts)
+        imports = f"import {module}  # registers the optimizer\n" if module else ""
+        return _TEMPLATE.format(name=name, imports=imports, **texts)

@@ -112,8 +112,10 @@ def load(name_or_path: str | os.PathLike[str]) -> Pretrained:
     try:
         cls = learned_opt.get(saved["name"])
     except learned_opt.UnknownOptimizerError as error:
+        own = saved.get("module")
+        hint = f"; it was registered by {own!r}: import that first" if own else ""
         raise learned_opt.UnknownOptimizerError(
-            f"{folder / _CONFIG}: {error}"
+            f"{folder / _CONFIG}: {error}{hint}"
         ) from None
     rebuilt = _build(cls, saved["fields"], folder)
     arrays = _read_weights(folder / _WEIGHTS, config["sha256"])
@@ -146,16 +148,21 @@ def save(
       learned_opt.UnknownOptimizerError: the optimizer's class is not registered.
       ValueError: ``theta`` or the optimizer's fields would not come back as they are.
     """
+    if not isinstance(card, Card):
+        raise TypeError(f"`card` is a `pretrained.Card`, not {card!r}")
     name = learned_opt.name_of(optimizer)
     folder = Path(path).expanduser().resolve()
     _check_free(folder, overwrite)
     arrays = leaves.name_leaves(optimizer, theta)
     weights = safetensors.numpy.save(arrays)
+    module = type(optimizer).__module__
+    own = {} if module.startswith("learned_opt.") else {"module": module}
     config = {
         "format": _FORMAT,
         "optimizer": {
             "name": name,
             "fields": _plain_fields(optimizer),
+            **own,
         },
         "theta": {
             name: {"shape": list(array.shape), "dtype": str(array.dtype)}
@@ -167,7 +174,9 @@ def save(
     with _complete_or_absent(folder) as draft:
         (draft / _WEIGHTS).write_bytes(weights)
         (draft / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        (draft / _README).write_text(card.markdown(folder.name), "utf-8")
+        (draft / _README).write_text(
+            card.markdown(folder.name, own.get("module", "")), "utf-8"
+        )
 
 
 # Finding a folder.

@@ -175,6 +175,12 @@ def _require_consistent(data: Dataset, name: str) -> None:
         wrong = None
         if len(labels) == 0 or len(inputs) != len(labels):
             wrong = f"{len(inputs)} inputs and {len(labels)} labels"
+        elif labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            wrong = (
+                f"labels of type {labels.dtype} and shape {labels.shape}; one whole number "
+                "for each example is a class. Other targets are data of a family of your "
+                "own: its `build` returns any arrays."
+            )
         elif inputs.shape[1:] != info.shape:
             wrong = f"inputs of shape {inputs.shape[1:]}, not {info.shape}"
         elif labels.min() < 0 or labels.max() >= info.num_classes:

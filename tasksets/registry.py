@@ -23,6 +23,7 @@ from tasksets.family import Build, Family, FixedTasks
 from tasksets.fixed import TASKSET_GROUPS
 from tasksets.known_losses import KnownLosses
 from tasksets.names import TaskName, UnknownNameError, override, parse
+from tasksets.placing import on_device
 from tasksets.task import Task
 
 TaskSplit = Literal["train", "test"]
@@ -171,7 +172,7 @@ def _make(name: str, build_of: Callable[[Family | FixedTasks], Build]) -> Task:
                 best_loss=jnp.float32(known.best),
             )
         numbers = jax.tree.map(jnp.asarray, numbers)
-        task = Task(problem, numbers, data, str(task_name))
+        task = Task(problem, numbers, on_device(data), str(task_name))
         return wrappers.apply(task, suffix)
 
 

@@ -51,14 +51,24 @@ def lane_axes(task: Task) -> Task:
 
 def group_by_structure(tasks: Sequence[Task]) -> list[list[Task]]:
     """Lists of tasks that stack, in the order in which structures first appear."""
-    groups: dict[object, list[Task]] = {}
+    groups: list[list[Task]] = []
+    alike: dict[object, list[list[Task]]] = {}  # by structure
+    home: dict[object, list[Task]] = {}
     for task in tasks:
-        groups.setdefault(stackable(task), []).append(task)
-    return list(groups.values())
+        if stackable(task) not in home:  # its arrays may equal others all the same
+            known = alike.setdefault(structure(task), [])
+            found = next((g for g in known if _same_data(task, g[0])), None)
+            if found is None:
+                found = []
+                known.append(found)
+                groups.append(found)
+            home[stackable(task)] = found
+        home[stackable(task)].append(task)
+    return groups
 
 
 def stackable(task: Task) -> tuple[object, ...]:
-    """What tasks must have in common to stack, while they live: structure and data."""
+    """What makes tasks stack for sure, while they live: one structure, the same arrays."""
     return structure(task), *(id(leaf) for leaf in jax.tree.leaves(task.data))
 
 

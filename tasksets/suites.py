@@ -116,7 +116,7 @@ def _find(suite: str) -> Callable[[], Iterable[str]]:
         return _SUITES[suite]
     if suite in families():
         return lambda: _seeds(suite, 1000)
-    raise UnknownNameError("suite", suite, [*_SUITES, *families()])
+    raise UnknownNameError("suite", suite, {*_SUITES, *families()})
 
 
 def names(

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterator
 from importlib.metadata import version
 
 import pytest
@@ -39,3 +40,11 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_no_garbage() -> Iterator[None]:
+    # jax keeps what the tests of a file traced, ten million objects in the end: a search
+    # among them takes seconds.
+    yield
+    gc.freeze()

@@ -80,6 +80,7 @@ def test_the_page_on_optax_works_from_top_to_bottom(folder, monkeypatch):
     assert all(jax.tree.leaves(same))
     assert learned_opt.name_of(pretrained.load("mine").optimizer) == "sign_momentum"
     assert np.all(names["updates"]["w"] == np.float32(-0.01))
+    assert np.all(np.isfinite(names["moved"]["w"])) and np.any(names["moved"]["w"])
 
 
 @pytest.mark.parametrize("name", learned_opt.names())

@@ -17,7 +17,7 @@ class Estimate(NamedTuple):
       grad: like theta. Averaged over the windows of an episode its expectation is the
         gradient of the mean loss per step of that episode.
       loss: mean loss per step over lanes and this window, guarded (see `guard`).
-      metrics: scalar diagnostics by name.
+      metrics: scalar diagnostics by name; may be empty.
     """
 
     grad: Theta
@@ -51,7 +51,11 @@ def spread(
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Two pure functions, in the shape of an optax transform."""
+    """Two pure functions, in the shape of an optax transform.
+
+    One that is given to a compiled step (`outer.make_step`) is a pytree, so that the data
+    within are no constants of the program.
+    """
 
     def init(self, theta: Theta, key: PRNGKeyArray) -> EstimatorState:
         """Start all lanes."""

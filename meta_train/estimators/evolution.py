@@ -112,8 +112,15 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
         """Lanes ``[lanes, ...]`` that have not begun; the first estimate begins them.
 
         Raises:
+          TypeError: ``truncation`` is none.
           ValueError: the pairs do not divide over the devices of the mesh.
         """
+        if not isinstance(self.truncation, (Truncation, Episodes)):
+            raise TypeError(
+                "truncation says how long episodes and windows are, as "
+                "`Truncation.constant(horizon=100, window=10)` does; got "
+                f"{self.truncation!r}."
+            )
         around = self._perturbable(theta)
         lane = jax.eval_shape(lambda key: self._fresh(around, key), key)
         return blank(lane, self.num_pairs, self.mesh)

@@ -210,6 +210,8 @@ def _check(
     tuning_seeds: int,
     settings: Settings,
 ) -> None:
+    if not (entries and contenders):
+        raise ValueError("nothing to compare: name a task and an optimizer at least.")
     names = [contender.name for contender in contenders]
     if len(set(names)) < len(names):
         raise ValueError(f"contenders of equal names: {', '.join(sorted(names))}")

@@ -29,6 +29,12 @@ class Entry:
     part: str = ""
     x: float | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.task, Task):
+            raise TypeError(
+                f"an entry has a task, as `tasksets.get(name)` gives it: {self.task!r}."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Competitor:

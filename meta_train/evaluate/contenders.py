@@ -141,7 +141,14 @@ def _maker(
 
 def _describe(optimizer: LearnedOptimizer) -> str:
     """Name and fields; equal strings mean equal functions of theta."""
-    return f"{learned_opt.name_of(optimizer)} {json.dumps(_fields(optimizer))}"
+    fields, name = _fields(optimizer), learned_opt.name_of(optimizer)
+    try:
+        return f"{name} {json.dumps(fields)}"
+    except TypeError:
+        raise ValueError(
+            f"what {name} computes cannot be told from its fields {fields}: use numbers, "
+            "strings, booleans, None, and tuples of these."
+        ) from None
 
 
 def _fields(optimizer: Any) -> dict[str, Any]:

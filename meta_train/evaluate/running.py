@@ -31,7 +31,8 @@ class Evaluation:
     """Pretrained names, run folders, paths, or baselines such as adam:tuned."""
     against: tuple[str, ...] = AGAINST
     """Baselines to run beside them; 'all' is every one there is."""
-    suite: str = "eval-small"
+    suite: str | tuple[str, ...] = "eval-small"
+    """A suite by its name, or tasks by theirs."""
     num_tasks: int | None = None
     """The first so many of the suite; None: all."""
     task_options: str = ""
@@ -52,6 +53,12 @@ class Evaluation:
         ]
         found: dict[str, Contender] = {}
         for x in (*self.optimizers, *against):
+            if not isinstance(x, (str, Contender)):
+                raise TypeError(
+                    f"what is compared has a name: `evaluate.fixed(name, tx)` for an optax "
+                    "transform, `evaluate.learned(name, optimizer, theta)` for a learned "
+                    f"optimizer; got a {type(x).__name__}."
+                )
             one = x if isinstance(x, Contender) else contender(x)
             other = found.setdefault(one.name, one)
             if other is not one and (
@@ -118,6 +125,8 @@ class Evaluation:
     def _shipped(
         self, entries: Sequence[Entry], cache: Cache, warn: Callable[[str], None]
     ) -> Comparison | None:
+        if not isinstance(self.suite, str):
+            return None
         path = shipped.path(self.suite, self.horizon, self.seeds)
         if not path.exists():
             return None
@@ -137,8 +146,8 @@ class Evaluation:
 
 def run(
     *optimizers: str | Contender,
-    against: Sequence[str] = AGAINST,
-    suite: str = "eval-small",
+    against: str | Sequence[str] = AGAINST,
+    suite: str | Sequence[str] = "eval-small",
     num_tasks: int | None = None,
     task_options: str = "",
     horizon: int = 2000,
@@ -156,8 +165,8 @@ def run(
 
     Args:
       *optimizers: by name, or contenders.
-      against: baselines to run beside them.
-      suite: name of a suite.
+      against: a baseline, or several, to run beside them; () for what is named alone.
+      suite: name of a suite, or the names of tasks.
       num_tasks: the first so many of it.
       task_options: fields to fix in every task.
       horizon: steps of training.
@@ -172,8 +181,8 @@ def run(
     """
     evaluation = Evaluation(
         tuple(optimizers),
-        tuple(against),
-        suite,
+        (against,) if isinstance(against, str) else tuple(against),
+        suite if isinstance(suite, str) else tuple(suite),
         num_tasks,
         task_options,
         horizon,

@@ -25,8 +25,8 @@ def suite_names() -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def items(suite: str, num_tasks: int | None = None) -> tuple[Item, ...]:
-    """The tasks of a suite by name; the first so many.
+def items(suite: str | Sequence[str], num_tasks: int | None = None) -> tuple[Item, ...]:
+    """The tasks of a suite by name, or tasks that are named; the first so many.
 
     Raises:
       LookupError: there is no such suite; the message has the nearest.
@@ -34,7 +34,9 @@ def items(suite: str, num_tasks: int | None = None) -> tuple[Item, ...]:
     """
     if num_tasks is not None and num_tasks < 1:
         raise ValueError(f"the number of tasks must be at least 1, not {num_tasks}.")
-    if suite in _LISTED:
+    if not isinstance(suite, str):
+        found = tuple(map(Item, suite))
+    elif suite in _LISTED:
         text = (files("meta_train.evaluate") / "suites" / f"{suite}.txt").read_text()
         found = tuple(Item(name) for name in text.split())
     elif suite in SWEEPS:

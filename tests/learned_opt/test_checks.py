@@ -132,3 +132,20 @@ def test_an_interval_is_read_as_mathematics_writes_it():
     for outside in (1.0, -0.1):
         with pytest.raises(ValueError, match="x is"):
             checks.require_number("x", outside, "[0, 1)")
+
+
+def test_a_state_that_is_none_of_a_rule_is_told_what_it_lacks():
+    @dataclasses.dataclass(frozen=True)
+    class Careless(learned_opt.Rule):
+        def init(self, key):
+            return {}
+
+        def start(self, theta, params, layout):
+            return {"step": jnp.zeros((), jnp.int32)}
+
+        def advance(self, theta, state, grads, params, layout, signals):
+            return grads, state
+
+    tx, params = Careless().transform({}), {"w": jnp.ones(2)}
+    with pytest.raises(TypeError, match="Careless.start gives a dict: .*`slots`"):
+        tx.update(params, tx.init(params), params)

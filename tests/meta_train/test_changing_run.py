@@ -286,6 +286,19 @@ def test_where_a_group_cannot_follow_all_that_was_done_is_kept(
     assert _lines(tmp_path) == _lines(unbroken)
 
 
+def test_a_group_far_dearer_than_the_others_is_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(run, "_DEAR", 10**4)
+    options = tuple(f"dims={n}{small_runs.ONE_STRUCTURE}" for n in (2, 2, 200))
+    mix = dataclasses.replace(CONFIG.mix, task_options=options)
+    config = dataclasses.replace(CONFIG, mix=mix, groups_in_flight=3, outer_steps=1)
+    run.train(config, tmp_path / "dear", warn=told.append)
+    (warning,) = told
+    assert "of all arithmetic" in warning and "dims=200" in warning
+    run.train(CONFIG, tmp_path / "alike", warn=told.append)
+    assert len(told) == 1
+
+
 def test_no_group_is_made_ready_that_would_never_run(tmp_path, monkeypatch):
     prepare, made = preparation.Preparation._prepare, []
 

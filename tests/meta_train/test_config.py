@@ -39,6 +39,13 @@ def test_names_that_are_no_choice_are_told_with_the_nearest_that_are():
         TaskMix(absent_data="leave-out")  # type: ignore[arg-type]
 
 
+def test_values_that_are_of_another_kind_are_told_what_they_should_be():
+    with pytest.raises(TypeError, match="name of a registered one"):
+        TrainConfig(optimizer=learned_opt.Adam())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"\('small_mlp',\)"):
+        TaskMix(suites="small_mlp")  # type: ignore[arg-type]
+
+
 def test_a_run_goes_on_with_what_it_began_with_whatever_becomes_of_the_folder(tmp_path):
     optimizer, where = learned_opt.Adam(), tmp_path / "adam"
     theta = optimizer.init(jax.random.key(0))

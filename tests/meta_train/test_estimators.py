@@ -47,6 +47,11 @@ def _estimates(estimator, theta, num_windows, key=KEY):
     return jax.jit(run)(estimator, key)
 
 
+def test_a_number_of_steps_is_no_truncation():
+    with pytest.raises(TypeError, match=r"Truncation\.constant"):
+        PES(Linear(), 100, num_pairs=2).init(jnp.float32(0.0), KEY)  # type: ignore[arg-type]
+
+
 # Identities, sample by sample.
 
 

@@ -47,6 +47,37 @@ def _one_step(grad, clip=0.1):
     return outer.make_step(tx, clip=clip)(estimators, state)
 
 
+def test_an_estimator_need_not_measure_what_others_do():
+    class Silent(_Fixed):
+        def estimate(self, theta, state, key):
+            estimate, state = super().estimate(theta, state, key)
+            return estimate._replace(metrics={"own": jnp.float32(3.0)}), state
+
+    make = lambda aux, _: Silent({"a": aux[0], "b": aux[1]})
+    flat = lambda x: ((), (x.grad["a"].item(), x.grad["b"].item()))
+    jax.tree_util.register_pytree_node(Silent, flat, make)
+    one, other = Silent({"a": 0.1, "b": 0.0}), _Fixed({"a": 0.0, "b": 0.1})
+    step = outer.make_step(optax.sgd(1.0), clip=100.0)
+    for estimators, measured in (([one], {"loss", "own"}), ([one, other], {"loss"})):
+        theta = {"a": jnp.float32(0.0), "b": jnp.float32(0.0)}
+        state = outer.start(estimators, theta, optax.sgd(1.0), KEY)
+        state, metrics = step(estimators, state)
+        assert metrics["loss"] == 1
+        of_step = {"grad_norm", "clipped", "update_norm", "theta_norm", "skipped"}
+        assert set(metrics) == measured | of_step | {"lost_groups"}
+        np.testing.assert_allclose(state.theta["a"], -0.1 / len(estimators))
+
+
+def test_what_is_no_pytree_is_told_by_its_name():
+    class Plain:
+        init, estimate = _Fixed.init, _Fixed.estimate
+
+    tx = optax.sgd(1.0)
+    state = outer.start([Plain()], jnp.float32(0.0), tx, KEY)
+    with pytest.raises(TypeError, match="a Plain cannot .*register_dataclass"):
+        outer.make_step(tx)([Plain()], state)
+
+
 def test_the_gradient_is_clipped_elementwise():
     state, metrics = _one_step({"a": 5.0, "b": -0.03})
     np.testing.assert_allclose(state.theta["a"], -0.1)

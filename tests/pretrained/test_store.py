@@ -225,7 +225,8 @@ def test_a_folder_may_be_moved_and_renamed(saved):
 
 def test_a_folder_holds_weights_config_and_card_and_nothing_else(saved):
     assert {file.name for file in saved.iterdir()} == FILES
-    assert (saved / "README.md").read_text("utf-8") == CARD.markdown("toy_one")
+    card = CARD.markdown("toy_one", Toy.__module__)
+    assert (saved / "README.md").read_text("utf-8") == card
     config = json.loads((saved / "config.json").read_text())
     weight = config["theta"]["layers/0/weight"]
     assert weight == {"shape": [2, 3], "dtype": "float32"}
@@ -313,6 +314,9 @@ def test_an_unknown_optimizer_class_is_answered_with_the_nearest(saved):
         pretrained.load(saved)
     assert "config.json" in str(error.value) and "'toyy'" in str(error.value)
     assert "toy" in str(error.value).split("did you mean")[1]
+    module = type(learned_opt.get("toy")()).__module__
+    assert f"registered by {module!r}: import that first" in str(error.value)
+    assert f"import {module}" in (saved / "README.md").read_text()
 
 
 # Damage.

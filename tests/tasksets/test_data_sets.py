@@ -121,6 +121,8 @@ def test_images_are_served_in_the_unit_interval_and_tables_as_they_are():
     ("changes", "message"),
     [
         ({"labels": np.arange(1, 5)}, "labels from 1 to 4, not from 0 to 3"),
+        ({"labels": np.arange(4) / 4}, r"type float32 and shape \(4,\); one whole"),
+        ({"labels": np.eye(4, dtype=int)}, r"shape \(4, 4\); one whole number"),
         ({"inputs": np.zeros((4, 3, 3, 3))}, r"shape \(3, 3, 3\), not \(2, 2, 1\)"),
         ({"inputs": np.zeros((4, 2, 2, 1), np.uint8)}, "scale=1/255"),
         ({"inputs": np.zeros((0, 2, 2, 1)), "labels": np.zeros(0, int)}, "0 inputs"),

@@ -1,11 +1,17 @@
 """Stacks of tasks: lanes, groups, and the errors of tasks that do not stack."""
 
+import dataclasses
+import gc
+import weakref
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tasksets
+from tasksets import placing, registry
 
 KEY = jax.random.key(0)
 NAMES = [f"small_mlp/seed{i}@digits?hidden=8&activation=relu" for i in range(3)]
@@ -114,6 +120,75 @@ def test_groups_keep_the_order_in_which_structures_appear(tasks):
         [tasks[0].name, tasks[1].name],
         [other.name],
     ]
+
+
+class _Line(tasksets.Problem):
+    """A line through points of one's own."""
+
+    def init(self, numbers, key):
+        return {"a": jax.random.normal(key)}
+
+    def take(self, numbers, data, split, drawn):
+        return data["x"][drawn], data["y"][drawn]
+
+    def draw(self, numbers, data, split, key):
+        return jax.random.randint(key, (8,), 0, len(data["x"]))
+
+    def loss(self, numbers, params, batch, key):
+        x, y = batch
+        return jnp.mean((params["a"] * x - y) ** 2)
+
+
+class _Numbers(NamedTuple):
+    initial_loss: Any = np.float32(1.0)
+    best_loss: Any = np.float32(0.0)
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Tasks with arrays of numpy that every one of them makes anew."""
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+
+    def build(config):
+        x = np.linspace(0.0, 1.0, 50, dtype=np.float32)
+        return _LINE, _Numbers(), {"x": x, "y": x * (1 + config.kind)}
+
+    family = tasksets.Family("line", lambda seed: _LineConfig(seed % 2), build)
+    tasksets.register(family)
+    return [tasksets.get(f"line/seed{seed}") for seed in range(6)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _LineConfig:
+    kind: int
+
+
+_LINE = _Line()
+
+
+def test_equal_data_stack_also_where_each_task_has_its_own_copy(lines):
+    first, second = tasksets.group_by_structure(lines)
+    assert [task.name for task in first] == ["line/seed0", "line/seed2", "line/seed4"]
+    assert tasksets.stack(first).num_lanes == tasksets.stack(second).num_lanes == 3
+
+
+def test_data_of_numpy_can_be_indexed_in_a_compiled_program(lines):
+    task = lines[0]
+
+    def loss(key):  # with the data as constants, as in a script
+        return task.loss(task.init(key), task.batch("train", key), key)
+
+    np.testing.assert_allclose(jax.jit(loss)(KEY), loss(KEY), rtol=1e-6)
+
+
+def test_an_array_of_numpy_comes_to_the_device_once_and_leaves_it_with_its_last_user():
+    array = np.arange(3.0)
+    (one,), (other,) = placing.on_device([array]), placing.on_device((array,))
+    assert one is other and isinstance(one, jax.Array)
+    gone = weakref.ref(one)
+    del array, one, other
+    gc.collect()
+    assert gone() is None
 
 
 def test_the_name_is_lost_in_a_trace_and_kept_outside(tasks):

@@ -1,6 +1,7 @@
 """Evaluating by name, what ships, and the command from end to end."""
 
 import dataclasses
+import functools
 import itertools
 from types import SimpleNamespace
 
@@ -221,3 +222,29 @@ def _splits_listed(folder):
 def test_competitors_say_what_their_tuning_costs():
     assert Competitor("adam:tuned", 14, True, None).title == "adam:tuned, 14 trials"
     assert Competitor("prodigy", 1, True, None).title == "prodigy"
+
+
+def test_one_baseline_and_tasks_by_their_names_will_do(tmp_path):
+    names = ["quadratic_family/seed1?dims=2", "quadratic_family/seed2?dims=2"]
+    losses = evaluate.run(
+        "sgd:lr=0.1",
+        against="adam:lr=0.001",
+        suite=names,
+        horizon=25,
+        seeds=1,
+        cache=tmp_path,
+    )
+    assert set(losses.optimizer) == {"sgd:lr=0.1", "adam:lr=0.001"}
+    assert {name.partition("?")[0] for name in losses.task} == {
+        name.partition("?")[0] for name in names
+    }
+
+
+def test_what_cannot_be_compared_is_told_what_to_do():
+    run = functools.partial(evaluate.run, suite="small_mlp", num_tasks=1)
+    with pytest.raises(TypeError, match=r"evaluate\.fixed\(name, tx\)"):
+        run(optax.adam(1e-3))
+    with pytest.raises(ValueError, match="nothing to compare"):
+        run(against=())
+    with pytest.raises(TypeError, match=r"tasksets\.get\(name\)"):
+        evaluate.Entry("small_mlp/seed0", 25)  # type: ignore[arg-type]
