@@ -166,6 +166,11 @@ class Rule(abc.ABC):
             fields = view.ravel(float32(params))
             with _float32_by_default():
                 rule_state = self.start(theta, fields, view)
+            if not isinstance(rule_state, RuleState):
+                raise TypeError(
+                    f"{type(self).__name__}.start gives a {type(rule_state).__name__}: the "
+                    "state of a rule is a NamedTuple with `step` and `slots` at least."
+                )
             rule_state = _with_own_buffers(rule_state, (theta, params))
             return TransformState(rule_state, MadeFor.of(params))
 
@@ -212,13 +217,7 @@ class Rule(abc.ABC):
         """What `checks.require_slots` compares with; nothing is computed."""
 
         def start(scalar: Array) -> Any:
-            state = self.start(theta, scalar, PerTensor(scalar))
-            if not isinstance(state, RuleState):
-                raise TypeError(
-                    f"{type(self).__name__}.start gives a {type(state).__name__}: the state "
-                    "of a rule is a NamedTuple with `step` and `slots` at least."
-                )
-            return state.slots
+            return self.start(theta, scalar, PerTensor(scalar)).slots
 
         with _float32_by_default():
             return jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.float32))

@@ -146,6 +146,5 @@ def test_a_state_that_is_none_of_a_rule_is_told_what_it_lacks():
         def advance(self, theta, state, grads, params, layout, signals):
             return grads, state
 
-    tx, params = Careless().transform({}), {"w": jnp.ones(2)}
     with pytest.raises(TypeError, match="Careless.start gives a dict: .*`slots`"):
-        tx.update(params, tx.init(params), params)
+        Careless().transform({}).init({"w": jnp.ones(2)})
