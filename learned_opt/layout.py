@@ -57,7 +57,7 @@ class Layout(abc.ABC):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Number of elements of each tensor, ``[tensors]``."""
+        """Number of elements of each tensor, a plain tuple in their order."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @functools.cached_property

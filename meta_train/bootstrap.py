@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Int
 
 from learned_opt import LearnedOptimizer, checks
-from meta_train.system import Theta
+from meta_train.system import Theta, choose
 
 
 class BootstrapState(NamedTuple):
@@ -79,9 +79,9 @@ def bootstrap(
             raise ValueError(checks.NO_PARAMS)
         by_itself = state.updates >= every
         exchanged = by_itself & (state.updates % every == 0)
-        theta = _where(exchanged, average, state.theta)
+        theta = choose(exchanged, average, state.theta)
         tx = transform(theta)
-        learned = _where(state.updates == every, tx.init(params), state.learned)
+        learned = choose(state.updates == every, tx.init(params), state.learned)
 
         def by_learned(grads: optax.Updates):
             values = {"value": value, "valid_value": valid_value}
@@ -96,7 +96,3 @@ def bootstrap(
         return steps, BootstrapState(state.updates + 1, theta, *states)
 
     return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
-
-
-def _where(condition: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)

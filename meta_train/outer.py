@@ -28,7 +28,7 @@ from meta_train import safety as safe
 from meta_train.devices import compiler_options, replicate
 from meta_train.estimators import Estimate, Estimator
 from meta_train.safety import Safety
-from meta_train.system import Theta
+from meta_train.system import Theta, choose
 
 Metrics = dict[str, Array]
 
@@ -252,10 +252,8 @@ def update_function(
         )
         accepted &= jnp.isfinite(optax.tree.norm(updates))
         theta = optax.apply_updates(state.theta, updates)
-        keep = lambda new, old: jax.tree.map(
-            lambda n, o: jnp.where(accepted, n, o), new, old
-        )
-        theta, outer = keep(theta, state.theta), keep(outer, state.outer)
+        theta = choose(accepted, theta, state.theta)
+        outer = choose(accepted, outer, state.outer)
         # Early on the average is a plain mean of what there is.
         rate = jnp.maximum(average_rate, 1.0 / (state.step + 1))
         average = optax.incremental_update(theta, state.average, rate)

@@ -18,9 +18,10 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from meta_train.system import choose
 
 _NORM_RATE, _NORM_STEPS = 0.05, 10  # of the running mean; steps before it is trusted
 _LOSS_RATE, _LOSS_STEPS = 0.02, 50
@@ -116,9 +117,6 @@ def watch(
     trusted = losses >= _LOSS_STEPS
     collapsed = trusted & (mean > state.best_loss + safety.rollback)
     is_best = trusted & (mean <= state.best_loss)
-    choose = lambda condition, new, old: jax.tree.map(
-        lambda n, o: jnp.where(condition, n, o), new, old
-    )
     state = SafetyState(
         norms=state.norms,
         log_norm=state.log_norm,

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from learned_opt import network
 
@@ -161,3 +161,14 @@ def episode(
     state = system.init(init_key)
     state = begin(system, theta, state, jnp.float32(num_steps))
     return unroll(system, theta, state, inputs(system, state, input_key, num_steps))
+
+
+def choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """``new`` if the condition holds and otherwise ``old``, leaf by leaf."""
+
+    def leaf(new: Array, old: Array) -> Array:
+        # Not jnp.where: a state may hold random keys, which cannot be cast or promoted.
+        new = new if new.dtype == old.dtype else new.astype(old.dtype)
+        return jax.lax.select_n(jnp.broadcast_to(condition, old.shape), old, new)
+
+    return jax.tree.map(leaf, new, old)

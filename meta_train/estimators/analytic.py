@@ -24,8 +24,23 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from meta_train.estimators.estimator import Estimate, spread
 from meta_train.estimators.evolution import guard
-from meta_train.estimators.lanes import COUNT, blank, choose, mean_over, require_numbers
-from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
+from meta_train.estimators.lanes import (
+    COUNT,
+    blank,
+    mean_over,
+    next_episode,
+    require_numbers,
+)
+from meta_train.system import (
+    AroundSystem,
+    State,
+    System,
+    Theta,
+    begin,
+    choose,
+    inputs,
+    unroll,
+)
 from meta_train.truncation import Truncation
 
 
@@ -134,12 +149,7 @@ class AnalyticGradient(AroundSystem, abc.ABC):
     def _lane(self, theta: Point, episode: Episode, key: PRNGKeyArray):
         window_key, episode_key, cut_key = jax.random.split(key, 3)
         fresh = self._fresh(theta.flat, episode_key)
-        # A lane that has never begun has no windows at all; its first episode is cut.
-        cut = self.truncation.first_cut(cut_key, fresh.num_windows)
-        first = episode.num_windows == 0
-        fresh = fresh._replace(num_windows=jnp.where(first, cut, fresh.num_windows))
-        done = episode.window >= episode.num_windows
-        episode = choose(done, fresh, episode)
+        episode, done = next_episode(self.truncation, episode, fresh, cut_key)
         (grad, losses, guarded), episode = self._window(theta, episode, window_key)
         finite = jnp.all(jnp.isfinite(grad))
         grad = jnp.where(finite, grad, 0.0)

@@ -17,9 +17,24 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from meta_train.estimators.estimator import Estimate, spread
-from meta_train.estimators.lanes import COUNT, blank, choose, mean_over, require_numbers
+from meta_train.estimators.lanes import (
+    COUNT,
+    blank,
+    mean_over,
+    next_episode,
+    require_numbers,
+)
 from meta_train.estimators.perturbations import Particles, Perturbable
-from meta_train.system import AroundSystem, State, System, Theta, begin, inputs, unroll
+from meta_train.system import (
+    AroundSystem,
+    State,
+    System,
+    Theta,
+    begin,
+    choose,
+    inputs,
+    unroll,
+)
 from meta_train.truncation import Episodes, Truncation
 
 
@@ -160,12 +175,7 @@ class EvolutionStrategy(AroundSystem, abc.ABC):
     def _lane(self, theta: Perturbable, lane: Lane, key: PRNGKeyArray):
         window_key, episode_key, cut_key = jax.random.split(key, 3)
         fresh = self._fresh(theta, episode_key)
-        # A lane that has never begun has no windows at all; its first episode is cut.
-        cut = self.truncation.first_cut(cut_key, fresh.num_windows)
-        first = lane.num_windows == 0
-        fresh = fresh._replace(num_windows=jnp.where(first, cut, fresh.num_windows))
-        done = lane.window >= lane.num_windows
-        lane = choose(done, fresh, lane)
+        lane, done = next_episode(self.truncation, lane, fresh, cut_key)
         result, lane = self._window(theta, lane, window_key)
         delta = jnp.mean(result.losses[0] - result.losses[1])
         draws = jnp.asarray(result.draws).astype(jnp.float32)

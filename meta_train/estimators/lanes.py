@@ -11,6 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from learned_opt import checks
+from meta_train.system import choose
+from meta_train.truncation import Episodes, Truncation
 
 _FEW = 64  # lanes on a device
 _LONG = 2**13  # numbers that each of them contributes to one array
@@ -18,7 +20,7 @@ _LANES, _EVERYWHERE = PartitionSpec("lanes"), PartitionSpec()
 
 COUNT = "[1, inf)"  # of what there must be
 
-Lane = Any  # a pytree of arrays, one episode in progress
+Lane = Any  # a NamedTuple of arrays, one episode in progress
 
 
 def require_numbers(estimator: Any, **intervals: str) -> None:
@@ -98,12 +100,15 @@ def _total(x: Float[Array, "lanes ..."]) -> Float[Array, "..."]:
     return jnp.sum(x, axis=0)
 
 
-def choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """``new`` if the condition holds and otherwise ``old``, leaf by leaf."""
+def next_episode(
+    truncation: Truncation | Episodes, lane: Lane, fresh: Lane, key: PRNGKeyArray
+) -> tuple[Lane, Bool[Array, ""]]:
+    """The lane, or a fresh one where its episode is over; and whether that is so.
 
-    def leaf(new: Array, old: Array) -> Array:
-        # Not jnp.where: a state may hold random keys, which cannot be cast or promoted.
-        new = new if new.dtype == old.dtype else new.astype(old.dtype)
-        return jax.lax.select_n(jnp.broadcast_to(condition, old.shape), old, new)
-
-    return jax.tree.map(leaf, new, old)
+    A lane that has never begun has no windows at all; its first episode is cut, by the key.
+    """
+    cut = truncation.first_cut(key, fresh.num_windows)
+    first = lane.num_windows == 0
+    fresh = fresh._replace(num_windows=jnp.where(first, cut, fresh.num_windows))
+    done = lane.window >= lane.num_windows
+    return choose(done, fresh, lane), done

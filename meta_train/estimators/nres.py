@@ -27,8 +27,8 @@ from meta_train.estimators.evolution import (
     WindowResult,
     guard,
 )
-from meta_train.estimators.lanes import choose
 from meta_train.estimators.perturbations import Perturbable
+from meta_train.system import choose
 
 
 class NRES(EvolutionStrategy):

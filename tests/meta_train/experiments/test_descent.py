@@ -68,7 +68,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch):
     "other",
     [
         {"seeds": (0, 5, 8)},
-        {"clip": 0.1},
         {"optimizer": optax.sgd},
         {"estimator": dataclasses.replace(ESTIMATOR, sigma=0.2)},
         {"estimator": NRES(Influence(), Truncation.constant(80, 1), 8, 0.1)},
