@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from meta_train.checkpoint import CheckpointError
 from meta_train.config import TrainConfig
+from meta_train.curriculum import AbsentData
 from meta_train.devices import program_folder, use_all_cores, use_compilation_cache
 from meta_train.durations import budget
 
@@ -278,7 +279,7 @@ class ExportData:
     """Suites, to train or to evaluate on, or data sets."""
     folder: Path = Path("exported")
     """Where to; what is there already stays."""
-    absent_data: Literal["error", "leave out"] = "error"
+    absent_data: AbsentData = "error"
     """What to do with data sets that are not prepared here."""
 
     def __call__(self) -> None:

@@ -139,11 +139,14 @@ def make_step(
     last: Metrics = {}
 
     def paced(estimators: Sequence[Estimator], state: OuterState):
-        _require_pytrees(estimators)
         # With dozens of programs ahead, the sum over CPU devices waits for ever: those that
         # have arrived hold the threads that the others need.
         jax.block_until_ready(last)
-        state, metrics = compiled(estimators, state)
+        try:
+            state, metrics = compiled(estimators, state)
+        except TypeError:
+            _require_pytrees(estimators)
+            raise
         last.update(metrics)
         return state, metrics
 

@@ -114,7 +114,8 @@ def train(
       ValueError: the folder holds a run of another config; names the fields.
       CheckpointError: there are checkpoints, but none is usable; or the last one of this
         run could not be written (those before it may fail).
-      LookupError: an unknown suite, or tasks whose data are not on this machine.
+      LookupError: an unknown suite, or tasks whose data are not on this machine. Where
+        that comes in the middle of a run, its steps and their theta are kept.
       DisagreementError: other processes have another config, or see another folder.
       ProcessLostError: another process of the run is gone; start all of them again, as
         many as there are now, with ``resume``.

@@ -116,7 +116,7 @@ class StaleRule(Rule):
     delay: int  # in steps
 
     @property
-    def numbers_held(self) -> int:  # type: ignore[override]
+    def numbers_held(self) -> int:
         return self.rule.numbers_held + self.delay
 
     def init(self, key: PRNGKeyArray) -> Theta:

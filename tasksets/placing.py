@@ -22,8 +22,7 @@ def _on_device(array: Any) -> Any:
     if not isinstance(array, np.ndarray):
         return array
     if id(array) not in _placed:
-        _placed[id(array)] = jnp.array(
-            array
-        )  # a copy, which does not keep the other alive
+        # A copy, which does not keep the array of numpy alive.
+        _placed[id(array)] = jnp.array(array)
         weakref.finalize(array, _placed.pop, id(array), None).atexit = False
     return _placed[id(array)]

@@ -7,6 +7,7 @@ import signal
 import time
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -297,6 +298,25 @@ def test_a_group_far_dearer_than_the_others_is_told(tmp_path, monkeypatch):
     assert "of all arithmetic" in warning and "dims=200" in warning
     run.train(CONFIG, tmp_path / "alike", warn=told.append)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("megaflops", "told"),
+    [
+        ([1, 1, 1000], True),
+        ([1] * 100 + [101], True),
+        ([10] * 100 + [500], False),  # a third of all
+        ([600, 400], False),  # not unusual
+        ([0.1, 0.1, 90], False),  # not dear
+        ([1000], False),
+    ],
+)
+def test_of_a_dear_group_is_told_what_decides_the_time(monkeypatch, megaflops, told):
+    monkeypatch.setattr(run, "_operations", lambda group: 1e6 * group.cost)
+    group = lambda cost: SimpleNamespace(cost=cost, weight=1.0, tasks=("quadratic",))
+    warnings = []
+    run._tell_dearest([*map(group, megaflops)], warnings.append)  # type: ignore[arg-type]
+    assert len(warnings) == told
 
 
 def test_no_group_is_made_ready_that_would_never_run(tmp_path, monkeypatch):
